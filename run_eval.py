@@ -1,0 +1,24 @@
+"""Evaluate a trained run at other lengths, or with another memory.
+
+python run_eval.py run=outputs/copy/ntm/seed_0 'lengths=[10,20,30,50,80,120]'
+python run_eval.py run=outputs/copy/ntm/seed_0 'lengths=[500]' memory_size=600
+"""
+
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from ntm import command
+from ntm.configuration import check_evaluation
+
+
+def job(config: DictConfig, _started: float) -> int:
+    """Evaluate, and print the table."""
+    from ntm.evaluation import evaluate_job
+
+    return evaluate_job(config)
+
+
+if __name__ == "__main__":
+    sys.exit(command.main(Path(__file__).parent / "configs", "eval", check_evaluation, job))

@@ -1,0 +1,23 @@
+"""Refusing wrong arguments: every message begins with the argument's name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Refuse a number below its bound."""
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_choice(name: str, value: object, known: Iterable[str]) -> None:
+    """Refuse an unknown name and list the known ones."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def check_dropout(dropout: float) -> None:
+    """Refuse a share that is none."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}")

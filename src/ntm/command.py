@@ -1,0 +1,137 @@
+"""From a command line to jobs: Hydra's part of the work, its errors in one line.
+
+Exit status: 0 done, 1 a run failed, 2 the command or its configuration is wrong, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ntm.configuration import ConfigurationError, check_governed, one_line
+
+DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+STARTED = time.monotonic()
+
+
+def main(
+    configs: Path,
+    name: str,
+    check: Callable[[DictConfig], None],
+    job: Callable[[DictConfig, float], int],
+) -> int:
+    """Run the command line `sys.argv` and return its exit status.
+
+    Every job is checked before any starts.
+
+    Args:
+        configs: The folder of configurations.
+        name: The primary configuration in it.
+        check: Raises `ConfigurationError` for a job that cannot be; writes nothing.
+        job: Does one job and returns its exit status; also gets the time it began, by the
+            monotonic clock, which for the first job is that of the command.
+
+    """
+    try:
+        arguments = get_args_parser().parse_args()
+        asks = ("help", "hydra_help", "cfg", "info", "shell_completion")
+        if not any(getattr(arguments, ask) for ask in asks):
+            for overrides in _jobs(configs, arguments.overrides, arguments.multirun):
+                check(compose(configs, name, overrides))
+    except ConfigurationError as error:
+        print(error, file=sys.stderr)
+        return WRONG
+
+    statuses: list[int] = []
+
+    def task(config: DictConfig) -> None:
+        statuses.append(job(config, time.monotonic() if statuses else STARTED))
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raise what is wrong instead of printing and leaving
+    try:
+        hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(task)()
+    except (ConfigurationError, HydraException, OmegaConfBaseException) as error:
+        print(one_line(error), file=sys.stderr)
+        return WRONG
+    return max(statuses, default=DONE)
+
+
+def compose(configs: Path, name: str, overrides: list[str]) -> DictConfig:
+    """The configuration that overrides lead to.
+
+    Raises:
+        ConfigurationError: A key or value is unknown or of a wrong type.
+
+    """
+    try:
+        with hydra.initialize_config_dir(str(configs), version_base="1.3"):
+            return hydra.compose(name, overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigurationError(_explain(error, configs, overrides)) from error
+
+
+def _jobs(configs: Path, overrides: list[str], sweep: bool) -> list[list[str]]:
+    """The overrides of every job of a command."""
+    if not sweep:
+        return [overrides]
+    try:
+        with hydra.initialize_config_dir(str(configs), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+            batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    except HydraException as error:
+        raise ConfigurationError(_explain(error, configs, overrides)) from error
+    return [list(job) for batch in batches for job in batch]
+
+
+def _explain(error: Exception, configs: Path, overrides: list[str]) -> str:
+    """One line that names the key, what it got and what it accepts."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        known = sorted(path.stem for path in (configs / group).glob("*.yaml"))
+        return f"{group} must be one of {', '.join(known)}, got {option!r}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override {error.override!r}: {one_line(error)}"
+    given = dict(o.lstrip("+~").partition("=")[::2] for o in overrides)
+    cause: BaseException = error
+    while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
+        cause = cause.__cause__
+    key = str(getattr(cause, "full_key", None) or "")
+    if isinstance(error, ConfigCompositionException):
+        # Hydra names the override only in its text; the key that is missing is one of those given.
+        key = next((k for k in given if f"'{k}" in str(error) or k == key), key)
+    if key.startswith("trainer."):
+        check_governed(key.removeprefix("trainer."))
+    if "not in struct" in str(cause) or "not in '" in str(cause):
+        return _unknown(key, given.get(key), cause)
+    message = str(cause).splitlines()[0]
+    return f"{key}: {message}" if key else message
+
+
+def _unknown(key: str, value: str | None, cause: BaseException) -> str:
+    parent = getattr(cause, "parent_node", None)
+    known = sorted(map(str, parent)) if isinstance(parent, DictConfig) else []
+    prefix, _, last = key.rpartition(".")
+    close = difflib.get_close_matches(last, known, n=1)
+    where = f"under {prefix}" if prefix else "at the top"
+    meant = f"; did you mean {close[0]!r}?" if close else ""
+    got = f" (got {value!r})" if value is not None else ""
+    return f"{key} is no key{got}{meant} Known {where}: {', '.join(known)}"

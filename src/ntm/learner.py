@@ -1,0 +1,121 @@
+"""The learner: loss, metrics and optimiser around a network; it cannot tell an NTM from an LSTM."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ntm.checks import check_choice
+from ntm.metrics import Counts, SequenceMetrics, count
+from ntm.optimizers import DECAYS
+from ntm.tasks import Batch
+
+
+class Learner(pl.LightningModule):
+    """Trains any network that maps inputs (T, B, I) to (logits (T, B, O), state).
+
+    Args:
+        network: What learns.
+        algorithm: Makes the optimiser of its parameters.
+        decay: How the learning rate falls over the budget: ``none``, ``linear`` or ``cosine``.
+        clip_value: Largest absolute value of a gradient's element, applied first; null for none.
+        clip_norm: Largest norm of the whole gradient; null for none.
+
+    Raises:
+        ValueError: An argument is out of range; the message begins with its name.
+
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        algorithm: Callable[..., Optimizer],
+        decay: str = "none",
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("decay", decay, DECAYS)
+        for name, value in (("clip_value", clip_value), ("clip_norm", clip_norm)):
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, or null for no clipping, got {value}")
+        self.network = network
+        self.algorithm = algorithm
+        self.decay = decay
+        self.clip_value = clip_value
+        self.clip_norm = clip_norm
+        self.train_metrics = SequenceMetrics()
+        self.val_metrics = SequenceMetrics()
+        self.test_metrics = SequenceMetrics()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (T, B, O) for inputs (T, B, I)."""
+        logits, _ = self.network(inputs)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a training batch."""
+        nats, _, bits = self._common_step(batch, self.train_metrics)
+        return self._loss(nats, bits)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Counts:
+        """Count a validation batch; gives what was counted, for whoever counts differently."""
+        return self._common_step(batch, self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a test batch."""
+        self._common_step(batch, self.test_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Name the metrics of the interval that ends here."""
+        if not self.trainer.sanity_checking:
+            self._log("train", self.train_metrics)
+        self._log("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Name the metrics of the test set."""
+        self._log("test", self.test_metrics)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and its learning rate falling to the end of the budget."""
+        optimizer = self.algorithm(self.parameters())
+        steps = self.trainer.estimated_stepping_batches
+        decay = DECAYS[self.decay]
+        schedule = LambdaLR(optimizer, lambda step: decay(min(step / steps, 1.0)))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        """Clip by value, then by norm, where asked to."""
+        if self.clip_value is not None:
+            nn.utils.clip_grad_value_(self.parameters(), self.clip_value)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm)
+
+    def _common_step(self, batch: Batch, metrics: SequenceMetrics) -> Counts:
+        counts = count(self(batch.inputs), batch)
+        metrics.update(*(part.detach() for part in counts))
+        return counts
+
+    def _loss(self, nats: Tensor, bits: Tensor) -> Tensor:
+        """Cross-entropy per target bit of the whole batch, on however many devices it lies.
+
+        Devices average their gradients, so each one's share is scaled up by their number.
+        """
+        if self.trainer.world_size == 1:
+            return nats.sum() / bits.sum()
+        total = self.trainer.strategy.reduce(bits.sum(), reduce_op="sum")
+        return nats.sum() * self.trainer.world_size / total
+
+    def _log(self, stage: str, metrics: SequenceMetrics) -> None:
+        values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
+        # The run recorder writes them, with sequences as steps.
+        self.log_dict(values, logger=False)
+        metrics.reset()

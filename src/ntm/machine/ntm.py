@@ -1,0 +1,335 @@
+"""The Neural Turing Machine (G14 section 3): a controller, a memory, and heads between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ntm.checks import check_at_least, check_choice
+from ntm.machine.addressing import address
+from ntm.machine.controllers import LSTMController, adapt, learned_vector
+from ntm.machine.heads import ACTIVATIONS, Emissions, HeadLayout, decode
+from ntm.machine.memory import INITIAL_MEMORIES, INITIAL_WEIGHTINGS, read, write
+
+ENGINES = ("auto", "reference")
+
+
+class NTMState(NamedTuple):
+    """Everything the machine carries from one time step to the next."""
+
+    memory: Tensor
+    """M_t, (B, N, M)."""
+    weightings: Tensor
+    """w_t of every head, read heads first, (B, R+W, N)."""
+    reads: Tensor
+    """r_t, (B, R, M)."""
+    controller: Any
+    """The controller's own state."""
+
+
+class Trace(NamedTuple):
+    """What the machine did at every step, for looking at it."""
+
+    logits: Tensor
+    """(T, B, O)."""
+    memory: Tensor
+    """After each step, (T, B, N, M)."""
+    read_weightings: Tensor
+    """(T, B, R, N)."""
+    write_weightings: Tensor
+    """(T, B, W, N)."""
+    reads: Tensor
+    """(T, B, R, M)."""
+    erases: Tensor
+    """(T, B, W, M)."""
+    adds: Tensor
+    """(T, B, W, M)."""
+
+
+def reference_loop(
+    controller: Callable[[Tensor, Any], tuple[Tensor, Any]],
+    emit: Callable[[Tensor], Tensor],
+    layout: HeadLayout,
+    inputs: Tensor,
+    state: NTMState,
+) -> tuple[Tensor, Tensor, NTMState]:
+    """The definition of the machine: one plain step after the other.
+
+    Every engine has this signature and agrees with it in outputs, final state and gradients.
+
+    Args:
+        controller: Maps ((B, I + R·M), state) to ((B, H), state).
+        emit: Maps the controller's output (B, H) to the raw emissions (B, layout.size).
+        layout: What the emissions mean.
+        inputs: (T, B, I), T at least 1.
+        state: Before the first step.
+
+    Returns:
+        Controller outputs (T, B, H), reads (T, B, R·M), and the state after the last step.
+
+    """
+    hidden, reads = [], []
+    end = state
+    for output, end, _ in reference_steps(controller, emit, layout, inputs, state):
+        hidden.append(output)
+        reads.append(end.reads.flatten(1))
+    return torch.stack(hidden), torch.stack(reads), end
+
+
+def reference_steps(
+    controller: Callable[[Tensor, Any], tuple[Tensor, Any]],
+    emit: Callable[[Tensor], Tensor],
+    layout: HeadLayout,
+    inputs: Tensor,
+    state: NTMState,
+) -> Iterator[tuple[Tensor, NTMState, Emissions]]:
+    """Yield the controller's output, the state and the heads' emissions after every step."""
+    for x in inputs:
+        seen = torch.cat([x, state.reads.flatten(1).to(x.dtype)], dim=-1)
+        output, controller_state = controller(seen, state.controller)
+        # Sharp weightings do not survive 8 bits of mantissa: addressing never runs in less than
+        # the memory's precision.
+        with torch.autocast(output.device.type, enabled=False):
+            emissions = decode(emit(output).to(state.memory.dtype), layout)
+            memory, weightings, reads = memory_step(emissions, layout, state)
+        state = NTMState(memory, weightings, reads, controller_state)
+        yield output, state, emissions
+
+
+def memory_step(
+    emissions: Emissions, layout: HeadLayout, state: NTMState
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Address, read and write once; returns the new memory, weightings and reads."""
+    R = layout.num_read_heads
+    memory = state.memory
+    addressing = emissions[:5]
+    if layout.read_first:
+        weightings = address(memory, state.weightings, *addressing)
+        reads = read(memory, weightings[:, :R])
+        memory = write(memory, weightings[:, R:], emissions.erase, emissions.add)
+        return memory, weightings, reads
+    writing = address(memory, state.weightings[:, R:], *(part[:, R:] for part in addressing))
+    memory = write(memory, writing, emissions.erase, emissions.add)
+    reading = address(memory, state.weightings[:, :R], *(part[:, :R] for part in addressing))
+    return memory, torch.cat([reading, writing], dim=1), read(memory, reading)
+
+
+class NTM(nn.Module):
+    """A Neural Turing Machine with the calling convention of ``torch.nn.LSTM``.
+
+    At each step the controller sees the input and the last reads; from its output the heads take
+    their orders, address the memory, read it and write it; the logits are a linear map of the
+    controller's output and the new reads. Nothing of a sequence stays on the module, and the
+    sequences of a batch do not touch one another. Symbols as in the legend of `ntm`.
+
+    Args:
+        input_size: I, width of the inputs.
+        output_size: O, width of the logits.
+        memory_size: N, locations in memory, at least 1.
+        word_size: M, elements of a location, at least 1.
+        num_read_heads: R, at least 1.
+        num_write_heads: W, at least 1.
+        shift_range: S, heads may shift by −S … S; 2S + 1 ≤ N.
+        controller: A module that accepts inputs of width `controller_input_size`, or a function
+            that makes one when called with ``input_size=…``.
+        initial_memory: ``constant`` (1e-6), ``random`` (fixed) or ``learned``.
+        initial_weighting: ``first_location``, ``uniform`` or ``learned``.
+        initial_reads: ``zeros`` or ``learned``.
+        key_activation: What keys pass through: ``identity, tanh, sigmoid, relu``.
+        add_activation: What add vectors pass through, likewise.
+        read_first: Read before writing within a step (default), or after. G14 does not say.
+        batch_first: Inputs and logits are (B, T, ·) instead of (T, B, ·). The state is not
+            affected.
+        engine: What runs the time loop: ``auto`` or ``reference``.
+
+    Inputs:
+        inputs: (T, B, I), T at least 1.
+        state: An `NTMState`; absent, the sequences start afresh.
+
+    Outputs:
+        logits: (T, B, O).
+        state: After the last step; pass it in again to go on.
+
+    Raises:
+        ValueError: A size or name is out of range; the message begins with the argument's name.
+
+    Example:
+        >>> net = NTM(input_size=9, output_size=8)
+        >>> logits, state = net(torch.zeros(5, 2, 9))
+        >>> logits.shape, state.memory.shape
+        (torch.Size([5, 2, 8]), torch.Size([2, 128, 20]))
+
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        output_size: int,
+        memory_size: int = 128,
+        word_size: int = 20,
+        num_read_heads: int = 1,
+        num_write_heads: int = 1,
+        shift_range: int = 1,
+        controller: nn.Module | Callable[..., nn.Module] = LSTMController,
+        initial_memory: str = "constant",
+        initial_weighting: str = "first_location",
+        initial_reads: str = "zeros",
+        key_activation: str = "tanh",
+        add_activation: str = "tanh",
+        read_first: bool = True,
+        batch_first: bool = False,
+        engine: str = "auto",
+    ) -> None:
+        super().__init__()
+        for name in ("input_size", "output_size", "memory_size", "word_size"):
+            check_at_least(name, locals()[name], 1)
+        for name in ("num_read_heads", "num_write_heads"):
+            check_at_least(name, locals()[name], 1)
+        check_at_least("shift_range", shift_range, 0)
+        check_shifts_fit(shift_range, memory_size)
+        check_choice("initial_memory", initial_memory, INITIAL_MEMORIES)
+        check_choice("initial_weighting", initial_weighting, INITIAL_WEIGHTINGS)
+        check_choice("initial_reads", initial_reads, ("zeros", "learned"))
+        check_choice("key_activation", key_activation, ACTIVATIONS)
+        check_choice("add_activation", add_activation, ACTIVATIONS)
+        check_choice("engine", engine, ENGINES)
+
+        self.input_size = input_size
+        self.output_size = output_size
+        self.memory_size = memory_size
+        self.batch_first = batch_first
+        self.engine = "reference" if engine == "auto" else engine
+        self.layout = HeadLayout(
+            word_size,
+            num_read_heads,
+            num_write_heads,
+            shift_range,
+            key_activation,
+            add_activation,
+            read_first,
+        )
+        width = self.controller_input_size(input_size, word_size, num_read_heads)
+        self.controller = adapt(_made(controller, width), width)
+        self.emit = nn.Linear(self.controller.output_size, self.layout.size)
+        self.output = nn.Linear(
+            self.controller.output_size + num_read_heads * word_size, output_size
+        )
+        self.initial_memory = INITIAL_MEMORIES[initial_memory](memory_size, word_size)
+        self.initial_weighting = INITIAL_WEIGHTINGS[initial_weighting](
+            self.layout.num_heads, memory_size
+        )
+        self.initial_reads = (
+            learned_vector(num_read_heads, word_size) if initial_reads == "learned" else None
+        )
+
+    @staticmethod
+    def controller_input_size(input_size: int, word_size: int = 20, num_read_heads: int = 1) -> int:
+        """Width of what the controller sees at each step: the input and the last reads."""
+        return input_size + num_read_heads * word_size
+
+    def initial_state(self, batch_size: int) -> NTMState:
+        """The state before the first step of ``batch_size`` sequences."""
+        like = self.emit.weight
+        dtype = torch.promote_types(like.dtype, torch.float32)
+
+        def batched(value: Tensor) -> Tensor:
+            return value.to(like.device, dtype).expand(batch_size, *value.shape)
+
+        reads = self.initial_reads
+        if reads is None:
+            reads = like.new_zeros(self.layout.num_read_heads, self.layout.word_size)
+        return NTMState(
+            memory=batched(self.initial_memory(self.memory_size)),
+            weightings=batched(self.initial_weighting(self.memory_size)),
+            reads=batched(reads),
+            controller=self.controller.initial_state(batch_size),
+        )
+
+    def forward(self, inputs: Tensor, state: NTMState | None = None) -> tuple[Tensor, NTMState]:
+        """Run over whole sequences; see the class for shapes."""
+        inputs, state = self._enter(inputs, state)
+        hidden, reads, state = reference_loop(
+            self.controller, self.emit, self.layout, inputs, state
+        )
+        logits = self._logits(hidden, reads)
+        return (logits.transpose(0, 1) if self.batch_first else logits), state
+
+    @torch.no_grad()
+    def trace(self, inputs: Tensor, state: NTMState | None = None) -> Trace:
+        """What happens inside while the machine runs over ``inputs``; always time-major."""
+        inputs, state = self._enter(inputs, state)
+        R = self.layout.num_read_heads
+        steps = list(reference_steps(self.controller, self.emit, self.layout, inputs, state))
+        hidden = torch.stack([output for output, _, _ in steps])
+        reads = torch.stack([state.reads for _, state, _ in steps])
+        return Trace(
+            logits=self._logits(hidden, reads.flatten(2)),
+            memory=torch.stack([state.memory for _, state, _ in steps]),
+            read_weightings=torch.stack([state.weightings[:, :R] for _, state, _ in steps]),
+            write_weightings=torch.stack([state.weightings[:, R:] for _, state, _ in steps]),
+            reads=reads,
+            erases=torch.stack([emissions.erase for _, _, emissions in steps]),
+            adds=torch.stack([emissions.add for _, _, emissions in steps]),
+        )
+
+    def resize_memory(self, memory_size: int) -> None:
+        """Give the machine another number of locations; no weight changes.
+
+        Raises:
+            ValueError: A scheme is learned per location, or the shifts no longer fit.
+
+        """
+        check_at_least("memory_size", memory_size, 1)
+        check_shifts_fit(self.layout.shift_range, memory_size)
+        if memory_size != self.memory_size:
+            for name in ("initial_memory", "initial_weighting"):
+                if any(True for _ in getattr(self, name).parameters()):
+                    raise ValueError(
+                        f"memory_size is fixed at {self.memory_size}: {name}=learned holds one "
+                        f"trained value a location, got {memory_size}"
+                    )
+        self.memory_size = memory_size
+
+    def _enter(self, inputs: Tensor, state: NTMState | None) -> tuple[Tensor, NTMState]:
+        """Check the inputs, make them time-major, and begin where ``state`` says."""
+        if inputs.dim() != 3 or inputs.shape[-1] != self.input_size or inputs.numel() == 0:
+            order = "(B, T, I)" if self.batch_first else "(T, B, I)"
+            raise ValueError(
+                f"inputs must have shape {order} with I={self.input_size} and nothing empty, "
+                f"got {tuple(inputs.shape)}"
+            )
+        if self.batch_first:
+            inputs = inputs.transpose(0, 1)
+        if state is None:
+            return inputs, self.initial_state(inputs.shape[1])
+        expected = (inputs.shape[1], self.memory_size, self.layout.word_size)
+        if tuple(state.memory.shape) != expected:
+            raise ValueError(
+                f"state must hold a memory of shape (B, N, M) = {expected}, "
+                f"got {tuple(state.memory.shape)}"
+            )
+        return inputs, state
+
+    def _logits(self, hidden: Tensor, reads: Tensor) -> Tensor:
+        return self.output(torch.cat([hidden, reads.to(hidden.dtype)], dim=-1))
+
+
+def check_shifts_fit(shift_range: int, memory_size: int) -> None:
+    """Refuse shifts that would reach a location twice on the ring."""
+    if 2 * shift_range + 1 > memory_size:
+        raise ValueError(
+            f"shift_range must satisfy 2·shift_range + 1 ≤ memory_size = {memory_size}, "
+            f"got {shift_range}"
+        )
+
+
+def _made(controller: nn.Module | Callable[..., nn.Module], input_size: int) -> nn.Module:
+    if isinstance(controller, nn.Module):
+        return controller
+    try:
+        return controller(input_size=input_size)
+    except ValueError as error:
+        raise ValueError(f"controller.{error}") from error

@@ -1,0 +1,88 @@
+"""Loss and metrics, each with its unit in its name; all counted over the target bits only.
+
+==========================  ==========================================================
+loss                        cross-entropy, nats, mean over target bits
+bits_per_sequence           cross-entropy, log2, summed over a sequence, mean over sequences
+wrong_bits_per_sequence     wrong target bits at threshold 0.5, mean over sequences
+accuracy                    share of right target bits, in [0, 1]
+==========================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torchmetrics
+from torch import Tensor
+from torch.nn import functional as F
+
+from ntm.tasks import Batch
+
+SOLVED_BELOW = 0.1
+"""Wrong bits per sequence below which a task counts as solved (CB18)."""
+
+
+def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy in nats of every sequence, summed over its target bits: (B,)."""
+    nats = F.binary_cross_entropy_with_logits(logits.float(), batch.targets, reduction="none")
+    return (nats.sum(-1) * batch.mask).sum(0)
+
+
+def wrong_bits(logits: Tensor, batch: Batch) -> Tensor:
+    """Wrong target bits of every sequence, outputs thresholded at 0.5: (B,)."""
+    wrong = (logits > 0) != (batch.targets > 0.5)
+    return (wrong.sum(-1) * batch.mask).sum(0)
+
+
+def target_bits(batch: Batch) -> Tensor:
+    """Number of target bits of every sequence: (B,)."""
+    return batch.mask.sum(0) * batch.targets.shape[-1]
+
+
+class Counts(NamedTuple):
+    """What the metrics are made of, for each sequence of a batch."""
+
+    nats: Tensor
+    """Cross-entropy in nats, (B,)."""
+    wrong: Tensor
+    """Wrong target bits, (B,)."""
+    bits: Tensor
+    """Target bits, (B,)."""
+
+
+def count(logits: Tensor, batch: Batch) -> Counts:
+    """Count a batch, from logits (T, B, O)."""
+    return Counts(cross_entropy(logits, batch), wrong_bits(logits, batch), target_bits(batch))
+
+
+class SequenceMetrics(torchmetrics.Metric):
+    """Adds up batches, on every device of a run, and gives the metrics of them all."""
+
+    full_state_update = False
+    nats: Tensor
+    wrong: Tensor
+    bits: Tensor
+    sequences: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("nats", "wrong", "bits", "sequences"):
+            self.add_state(name, default=torch.tensor(0.0), dist_reduce_fx="sum")
+
+    def update(self, nats: Tensor, wrong: Tensor, bits: Tensor) -> None:
+        """Count sequences in, by their `Counts`."""
+        self.nats += nats.sum()
+        self.wrong += wrong.sum()
+        self.bits += bits.sum()
+        self.sequences += len(bits)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The metrics by name, over all that was counted since the last reset."""
+        return {
+            "loss": self.nats / self.bits,
+            "bits_per_sequence": self.nats / math.log(2) / self.sequences,
+            "wrong_bits_per_sequence": self.wrong / self.sequences,
+            "accuracy": 1 - self.wrong / self.bits,
+        }

@@ -1,0 +1,434 @@
+"""One run, from its configuration to a complete run folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import sys
+import time
+import traceback
+import typing
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import RichModelSummary
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from ntm import runs
+from ntm.callbacks import (
+    AtomicCheckpointIO,
+    Bar,
+    Interrupted,
+    Pictures,
+    Record,
+    Stages,
+    StopOnSignal,
+    logger,
+    solved_at,
+)
+from ntm.command import DONE, FAILED, INTERRUPTED
+from ntm.configuration import (
+    ConfigurationError,
+    build,
+    check_type,
+    check_values,
+    flatten,
+    one_line,
+    plain,
+)
+from ntm.curriculum import Curriculum
+from ntm.data import SequenceData
+from ntm.evaluation import load_weights, table, write_evaluation
+from ntm.learner import Learner
+from ntm.machine.ntm import ENGINES
+from ntm.runs import RunFolder, load_checkpoint, read_rows
+from ntm.tasks import Task
+
+
+@dataclass
+class Run:
+    """A run that can begin: everything is built and checked, nothing is written."""
+
+    config: DictConfig
+    folder: RunFolder
+    task: Task
+    data: SequenceData
+    learner: Learner
+    trainer: pl.Trainer
+    stages: Stages
+    record: Record
+    resume_from: Path | None
+    finished: bool
+
+
+def prepare(config: DictConfig) -> Run:
+    """Build a run from the configuration of `configs/train.yaml`.
+
+    Raises:
+        ConfigurationError: A value cannot be; the message names its key.
+
+    """
+    check_values(config)
+    if config.engine not in ENGINES:
+        raise ConfigurationError(
+            f"engine must be one of {', '.join(ENGINES)}, got {config.engine!r}"
+        )
+    _set_up_libraries(config)
+    task: Task = build(config.task, "task")
+    torch.manual_seed(config.seed)
+    network: nn.Module = build(
+        config.model.network,
+        "model.network",
+        input_size=task.input_size,
+        output_size=task.output_size,
+    )
+    config = config.copy()
+    config.engine = getattr(network, "engine", config.engine)
+    folder = RunFolder(config.folder)
+    resume_from, finished = _where_it_stands(folder, config)
+    if config.init_from is not None:
+        other = RunFolder.existing(config.init_from, "init_from")
+        best = other.checkpoint("best")
+        load_weights(network, load_checkpoint(best), best)
+    learner = _learner(network, config)
+    data = SequenceData(
+        task,
+        config.seed,
+        config.batch_size,
+        config.sequences,
+        config.validate_every,
+        config.num_workers,
+    )
+    curriculum: Curriculum = build(
+        config.curriculum,
+        "curriculum",
+        difficulties=task.difficulties,
+        sequences=data.batches * data.batch_size,
+    )
+    stages = Stages(curriculum)
+    record = Record(folder, config.callbacks.keep_every, config.callbacks.keep_last)
+    trainer = _trainer(config, data, stages, record)
+    return Run(config, folder, task, data, learner, trainer, stages, record, resume_from, finished)
+
+
+def train(config: DictConfig, started: float | None = None) -> dict[str, Any]:
+    """Train a run to its end, or go on where it stopped.
+
+    Args:
+        config: As `configs/train.yaml` composes it.
+        started: When the command began, by the monotonic clock; absent, now.
+
+    Returns:
+        The contents of result.json; empty for a ``fast_dev_run``, which leaves no folder.
+
+    Raises:
+        ConfigurationError: The configuration cannot be; nothing is written.
+        Interrupted: Asked to stop; the same call goes on from the last validation.
+        Exception: The run failed; result.json has the reason.
+
+    """
+    started = time.monotonic() if started is None else started
+    run = prepare(config)
+    if run.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        run.trainer.fit(run.learner, datamodule=run.data)
+        run.trainer.test(run.learner, datamodule=run.data, verbose=False)
+        logger.info("one batch of each kind ran; nothing is written")
+        return {}
+    if run.finished:
+        logger.info("%s is finished and left alone; overwrite=true starts over", run.folder.path)
+        return run.folder.read_result()
+    return _execute(run, started)
+
+
+def run_job(config: DictConfig, started: float | None = None) -> int:
+    """Train a run, say how it went, and return the exit status of the command.
+
+    Raises:
+        ConfigurationError: The configuration cannot be; nothing is written.
+
+    """
+    with console_log():
+        try:
+            result = train(config, started)
+        except ConfigurationError:
+            raise
+        except Interrupted:
+            return INTERRUPTED
+        except Exception as error:
+            print(f"failed: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
+            return FAILED
+    if result:
+        report(config, result)
+    return DONE
+
+
+def report(config: DictConfig, result: dict[str, Any]) -> None:
+    """Print what a run came to, and how to look at it."""
+    folder = RunFolder(config.folder)
+    console = Console()
+    facts = Table(
+        show_header=False, title=f"{result['task']}, {result['model']}, seed {result['seed']}"
+    )
+    facts.add_column(style="dim")
+    facts.add_column()
+    solve = result["sequences_to_solve"]
+    facts.add_row("solved at", f"{solve:,} sequences" if solve else "not solved")
+    facts.add_row(
+        "test set, best.ckpt",
+        f"{result['wrong_bits_per_sequence']:.3f} wrong bits, "
+        f"{result['bits_per_sequence']:.3f} bits per sequence",
+    )
+    facts.add_row(
+        "trained",
+        f"{result['sequences']:,} sequences in {result['seconds']:.0f} s, "
+        f"{result['sequences_per_second']:,.0f}/s in training",
+    )
+    facts.add_row("parameters", f"{result['parameters']:,}")
+    facts.add_row("folder", str(folder.path))
+    console.print(facts)
+    if folder.lengths.is_file():
+        rows = [row for row in read_rows(folder.lengths) if row["checkpoint"] == "best"]
+        console.print(table(rows))
+    console.print(
+        f"Curves and pictures: tensorboard --logdir {folder.path.parent.parent}", soft_wrap=True
+    )
+
+
+@contextmanager
+def console_log() -> Iterator[None]:
+    """Show what the project says on stderr."""
+    handler = _StderrHandler()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to whatever stderr is now, so that lines go above a progress bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def _set_up_libraries(config: DictConfig) -> None:
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # Batches are drawn in microseconds: workers would only cost.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    torch.set_num_threads(config.threads)
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _where_it_stands(folder: RunFolder, config: DictConfig) -> tuple[Path | None, bool]:
+    """The checkpoint to go on from, and whether the run is finished."""
+    if config.trainer.fast_dev_run:
+        return None, False
+    if config.overwrite and folder.config.is_file():
+        return None, False
+    folder.refuse_if_other(config)
+    if folder.read_result().get("status") == runs.FINISHED:
+        return None, True
+    if not folder.last.is_file():
+        return None, False
+    try:
+        load_checkpoint(folder.last)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error}; overwrite=true starts the run over") from error
+    return folder.last, False
+
+
+def _learner(network: nn.Module, config: DictConfig) -> Learner:
+    optimizer = config.optimizer
+    algorithm = build(optimizer.algorithm, "optimizer.algorithm")
+    try:
+        algorithm([nn.Parameter(torch.zeros(1))])
+        return Learner(
+            network, algorithm, optimizer.decay, optimizer.clip_value, optimizer.clip_norm
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"optimizer.{one_line(error)}") from error
+
+
+def _trainer(config: DictConfig, data: SequenceData, stages: Stages, record: Record) -> pl.Trainer:
+    arguments = {name: value for name, value in config.trainer.items() if value is not None}
+    for name, hint in typing.get_type_hints(pl.Trainer.__init__).items():
+        if name in arguments and name not in ("callbacks", "logger", "plugins", "profiler"):
+            check_type(f"trainer.{name}", arguments[name], hint)
+    fast = bool(arguments.get("fast_dev_run"))
+    bar = arguments.pop("enable_progress_bar", True)
+    summary = arguments.pop("enable_model_summary", True)
+    callbacks: list[Any] = [stages, StopOnSignal()]
+    if config.callbacks.pictures_every is not None and not fast:
+        callbacks.append(Pictures(config.callbacks.pictures_every))
+    if bar:
+        callbacks.append(Bar(f"{config.model.name} seed {config.seed}"))
+    if summary:
+        callbacks.append(RichModelSummary())
+    if not fast:
+        callbacks.append(record)
+    loggers = [build(node, f"logger.{name}") for name, node in config.logger.items()]
+    if arguments.pop("logger", None) is False or fast:
+        loggers = []
+    callbacks += _extra(arguments, "callbacks")
+    plugins = [AtomicCheckpointIO(), *_extra(arguments, "plugins")]
+    try:
+        return pl.Trainer(
+            **{"default_root_dir": config.folder, **plain_values(arguments)},
+            max_epochs=data.epochs,
+            logger=loggers,
+            callbacks=callbacks,
+            plugins=plugins,
+            deterministic=config.deterministic,
+            enable_progress_bar=bar,
+            enable_model_summary=False,
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+        )
+    except Exception as error:
+        raise ConfigurationError(f"trainer: {one_line(error)}") from error
+
+
+def plain_values(arguments: dict[Any, Any]) -> dict[str, Any]:
+    """Arguments as plain values; nodes that describe an object are built."""
+    return {
+        str(name): build(value, f"trainer.{name}")
+        if isinstance(value, DictConfig) and "_target_" in value
+        else plain(value)
+        for name, value in arguments.items()
+    }
+
+
+def _extra(arguments: dict[Any, Any], name: str) -> list[Any]:
+    """The user's own callbacks or plugins, one ``_target_`` node or a list of them."""
+    given = arguments.pop(name, None)
+    if given is None:
+        return []
+    nodes = [given] if isinstance(given, DictConfig) else list(given)
+    return [build(node, f"trainer.{name}") for node in nodes]
+
+
+def _execute(run: Run, started: float) -> dict[str, Any]:
+    folder = run.folder
+    folder.begin(run.config, resume=run.resume_from is not None)
+    run.record.begin(started)
+    with _train_log(folder):
+        _write_beginning(run)
+        try:
+            _fit(run)
+            _finish(run)
+        except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
+            reason = str(stop) if isinstance(stop, Interrupted) else "stopped at once"
+            folder.write_result(status=runs.INTERRUPTED, reason=reason)
+            goes_on = folder.last if folder.last.is_file() else "the beginning"
+            logger.info("interrupted (%s); the same command goes on from %s", reason, goes_on)
+            raise Interrupted(reason) from stop
+        except BaseException as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            folder.write_result(status=runs.FAILED, reason=reason)
+            with open(folder.log, "a") as file:
+                traceback.print_exc(file=file)
+            raise
+    return folder.read_result()
+
+
+def _fit(run: Run) -> None:
+    if run.resume_from is not None:
+        checkpoint = load_checkpoint(run.resume_from)
+        sequences = run.data.sequences_after(checkpoint["epoch"])
+        run.folder.forget_after(sequences)
+        logger.info("going on after %s sequences from %s", f"{sequences:,}", run.resume_from)
+    run.trainer.fit(
+        run.learner,
+        datamodule=run.data,
+        ckpt_path=run.resume_from,
+        weights_only=True,
+    )
+    if run.trainer.current_epoch < run.data.epochs:
+        raise Interrupted(f"the Trainer stopped after epoch {run.trainer.current_epoch}")
+
+
+def _write_beginning(run: Run) -> None:
+    config = run.config
+    run.folder.write_result(
+        status=runs.RUNNING,
+        reason=None,
+        task=run.task.name,
+        model=config.model.name,
+        name=config.name,
+        seed=config.seed,
+        engine=config.engine,
+        accelerator=run.trainer.strategy.root_device.type,
+        threads=config.threads,
+        parameters=sum(p.numel() for p in run.learner.parameters()),
+        batch_size=config.batch_size,
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("ntm", "torch", "pytorch-lightning", "numpy")},
+        },
+    )
+
+
+def _finish(run: Run) -> None:
+    """Evaluate best.ckpt and write what the run came to."""
+    device = run.trainer.strategy.root_device
+    history = run.record.history
+    stages = run.stages.curriculum.report(history[-1][0], run.stages.wrong_bits)
+    load_weights(run.learner.network, load_checkpoint(run.folder.best), run.folder.best)
+    run.trainer.test(run.learner, datamodule=run.data, verbose=False)
+    test = {name: float(value) for name, value in run.trainer.callback_metrics.items()}
+    if not run.trainer.is_global_zero:
+        return
+    network = run.learner.network.to(device)
+    lengths = run.config.evaluation.lengths
+    write_evaluation(
+        run.folder, network, run.task, lengths, run.config.evaluation.sequences, "best"
+    )
+    first, solved = solved_at(history)
+    for log in run.trainer.loggers:
+        numbers = {name: test[f"test/{name}"] for name in ("wrong_bits_per_sequence", "loss")}
+        final = {f"test/{name}": value for name, value in numbers.items()}
+        final["test/sequences_to_solve"] = math.nan if solved is None else float(solved)
+        log.log_hyperparams(flatten(plain(run.config)), final, step=history[-1][0])  # type: ignore[call-arg]
+        log.save()
+    run.folder.write_result(
+        status=runs.FINISHED,
+        sequences=history[-1][0],
+        sequences_to_solve=solved,
+        sequences_to_first_solve=first,
+        stages=stages,
+        wrong_bits_per_sequence=test["test/wrong_bits_per_sequence"],
+        bits_per_sequence=test["test/bits_per_sequence"],
+        seconds=round(run.record.seconds, 1),
+        sequences_per_second=round(history[-1][0] / run.record.training_seconds, 1),
+    )
+
+
+@contextmanager
+def _train_log(folder: RunFolder) -> Iterator[None]:
+    """Also write what the run says to train.log."""
+    handler = logging.FileHandler(folder.log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
