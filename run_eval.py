@@ -13,6 +13,11 @@ from ntm import command
 from ntm.configuration import check_evaluation
 
 
+def check(config: DictConfig) -> None:
+    """Refuse an evaluation that cannot be, before torch is loaded."""
+    check_evaluation(config)
+
+
 def job(config: DictConfig, _started: float) -> int:
     """Evaluate, and print the table."""
     from ntm.evaluation import evaluate_job
@@ -21,4 +26,4 @@ def job(config: DictConfig, _started: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(Path(__file__).parent / "configs", "eval", check_evaluation, job))
+    sys.exit(command.main(Path(__file__).parent / "configs", "eval", check, job))

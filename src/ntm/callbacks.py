@@ -72,12 +72,9 @@ class Stages(Callback):
         """The hardest of those."""
         self._metrics = SequenceMetrics()
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Set the range of the first stage."""
-        _data(trainer).difficulties = self.curriculum.difficulties
-
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count on the device that trains."""
+        """Set the first range, or that of the stage that goes on; count where training is."""
+        _data(trainer).difficulties = self.curriculum.difficulties
         self._metrics.to(pl_module.device)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -154,11 +151,18 @@ class Record(Checkpoint):
         self._started = started
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the time, and make whatever is random depend on the seed and the epoch alone."""
+        """Take the time."""
         self._epoch_started = time.monotonic()
-        data = _data(trainer)
-        entropy = np.random.SeedSequence([data.seed, trainer.current_epoch, trainer.global_rank])
-        torch.manual_seed(int(entropy.generate_state(1, np.uint64)[0] >> 1))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
+    ) -> None:
+        """Make what is random in an epoch depend on the seed and the epoch alone."""
+        # Not when the epoch starts: making a loader's iterator still draws from the generator.
+        if batch_idx == 0:
+            keys = [_data(trainer).seed, trainer.current_epoch, trainer.global_rank]
+            drawn = np.random.SeedSequence(keys).generate_state(1, np.uint64)[0]
+            torch.manual_seed(int(drawn >> 1))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Training time ends where validation begins."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 
 
 def check_at_least(name: str, value: int, least: int) -> None:
@@ -11,10 +11,20 @@ def check_at_least(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
-def check_choice(name: str, value: object, known: Iterable[str]) -> None:
+def check_choice(name: str, value: object, known: Collection[str]) -> None:
     """Refuse an unknown name and list the known ones."""
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def check_inputs(shape: Sequence[int], input_size: int, batch_first: bool) -> None:
+    """Refuse inputs that are not sequences of the right width."""
+    if len(shape) != 3 or shape[-1] != input_size or 0 in shape:
+        order = "(B, T, I)" if batch_first else "(T, B, I)"
+        raise ValueError(
+            f"inputs must have shape {order} with I={input_size} and nothing empty, "
+            f"got {tuple(shape)}"
+        )
 
 
 def check_dropout(dropout: float) -> None:

@@ -63,12 +63,16 @@ def main(
     statuses: list[int] = []
 
     def task(config: DictConfig) -> None:
-        statuses.append(job(config, time.monotonic() if statuses else STARTED))
+        try:
+            statuses.append(job(config, time.monotonic() if statuses else STARTED))
+        except ConfigurationError as error:
+            print(error, file=sys.stderr)
+            statuses.append(WRONG)
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise what is wrong instead of printing and leaving
     try:
         hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(task)()
-    except (ConfigurationError, HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException) as error:
         print(one_line(error), file=sys.stderr)
         return WRONG
     return max(statuses, default=DONE)

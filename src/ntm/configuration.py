@@ -133,6 +133,8 @@ def check_values(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and value < least:
             raise ConfigurationError(f"{key} must be at least {least}, got {value}")
+    if config.optimizer.lr <= 0:
+        raise ConfigurationError(f"optimizer.lr must be above 0, got {config.optimizer.lr}")
     for key in config.trainer:
         check_governed(str(key))
     if not config.name or "/" in config.name or config.name.startswith("."):
@@ -210,17 +212,17 @@ def check_types(node: Any, key: str) -> None:
         signature = inspect.signature(target)
         hints = _hints(target)
         open_ended = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-        for name in node:
-            if str(name).startswith("_"):
+        for name in map(str, node):
+            if name.startswith("_"):
                 continue
             if name not in signature.parameters:
                 if open_ended:
                     continue
                 known = ", ".join(n for n in signature.parameters if n not in ("self", "params"))
                 raise ConfigurationError(f"{key}.{name} is unknown; known are {known}")
-            check_type(f"{key}.{name}", node[name], hints.get(str(name), Any))
-    for name, value in node.items():
-        check_types(value, f"{key}.{name}")
+            check_type(f"{key}.{name}", node[name], hints.get(name, Any))
+    for name in map(str, node):
+        check_types(node[name], f"{key}.{name}")
 
 
 def check_type(key: str, value: Any, hint: Any) -> None:
@@ -277,9 +279,8 @@ def _target(path: str, key: str) -> Callable[..., Any]:
 
 
 def _hints(target: Any) -> dict[str, Any]:
-    function = target.__init__ if isinstance(target, type) else target
     try:
-        return typing.get_type_hints(function)
+        return typing.get_type_hints(inspect.unwrap(getattr(target, "__init__", target)))
     except Exception:  # an annotation of a library's own that cannot be resolved here
         return {}
 

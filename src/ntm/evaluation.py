@@ -15,6 +15,7 @@ from torch import nn
 from ntm import figures
 from ntm.command import DONE
 from ntm.configuration import ConfigurationError, build, check_evaluation, one_line
+from ntm.machine import NTM
 from ntm.probing import evaluate, inside, inside_difficulty
 from ntm.runs import RunFolder, load_checkpoint, read_rows, write_rows, write_whole
 from ntm.tasks import Task
@@ -155,7 +156,7 @@ def resize_memory(network: nn.Module, memory_size: int | None) -> None:
     """
     if memory_size is None:
         return
-    if not hasattr(network, "resize_memory"):
+    if not isinstance(network, NTM):
         raise ConfigurationError(
             f"memory_size must be null for {type(network).__name__}, which has no memory, "
             f"got {memory_size}"
@@ -187,16 +188,8 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
     checkpoints = sorted({str(row["checkpoint"]) for row in rows})
     drawn = Table(title=f"Fresh sequences, {' and '.join(checkpoints)}.ckpt")
     difficulty = next(iter(rows[0]))
-    for heading in (
-        difficulty,
-        "memory",
-        "sequences",
-        "wrong bits",
-        "± sd",
-        "bits",
-        "right",
-        "exact",
-    ):
+    headings = [difficulty, "memory", "sequences", "wrong bits", "± sd", "bits", "right", "exact"]
+    for heading in headings:
         drawn.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         drawn.add_row(
@@ -218,7 +211,8 @@ def _with_checkpoint(row: dict[str, Any], checkpoint: str) -> dict[str, Any]:
 
 def _setting(folder: RunFolder, network: nn.Module, checkpoint: str) -> str:
     """What a picture's name says of a setting other than best.ckpt with memory as trained."""
-    trained = folder.read_config().model.network.get("memory_size")
-    size = getattr(network, "memory_size", None)
-    resized = f"_memory_{size}" if size != trained else ""
+    resized = ""
+    if isinstance(network, NTM):
+        trained = folder.read_config().model.network.get("memory_size", network.memory_size)
+        resized = f"_memory_{network.memory_size}" if network.memory_size != trained else ""
     return resized + ("" if checkpoint == "best" else f"_{checkpoint}")

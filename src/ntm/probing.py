@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ntm.data import EVALUATION, sample
+from ntm.machine import NTM
 from ntm.metrics import count
 from ntm.tasks import Batch, Task
 
@@ -81,7 +82,7 @@ def evaluate(
         rows.append(
             {
                 task.difficulty: difficulty,
-                "memory_size": getattr(network, "memory_size", ""),
+                "memory_size": network.memory_size if isinstance(network, NTM) else "",
                 "sequences": sequences,
                 "wrong_bits_per_sequence": wrong.mean().item(),
                 "wrong_bits_sd": wrong.std(correction=0).item(),
@@ -105,12 +106,11 @@ def answer(logits: Tensor, batch: Batch) -> Answer:
 
 def inside(network: nn.Module, task: Task, difficulty: int) -> Inside | None:
     """What the network does over one sequence; None if it has no memory to look into."""
-    if not hasattr(network, "trace"):
+    if not isinstance(network, NTM):
         return None
     batch = sample(task, EVALUATION, 0, 1, (difficulty, difficulty))
-    device = next(network.parameters()).device
     training = network.training
-    trace = network.eval().trace(batch.inputs.to(device))
+    trace = network.eval().trace(batch.inputs.to(next(network.parameters())))
     network.train(training)
     one = {name: value[:, 0].float().cpu().numpy() for name, value in trace._asdict().items()}
     return Inside(
@@ -132,8 +132,7 @@ def inside_difficulty(task: Task, difficulties: Sequence[int]) -> int:
 
 def _parts(network: nn.Module, batch: Batch) -> Iterator[Batch]:
     """The batch in pieces whose memories fit."""
-    layout = getattr(network, "layout", None)
-    each = network.memory_size * layout.word_size if layout else 1
+    each = network.memory_size * network.layout.word_size if isinstance(network, NTM) else 1
     count = max(1, ELEMENTS_AT_ONCE // each)
     for start in range(0, batch.inputs.shape[1], count):
         yield Batch(*(part[:, start : start + count] for part in batch))
@@ -141,9 +140,9 @@ def _parts(network: nn.Module, batch: Batch) -> Iterator[Batch]:
 
 def _run(network: nn.Module, batch: Batch) -> Tensor:
     """Logits (T, B, O) on the CPU, a stretch of time at a time."""
-    device = next(network.parameters()).device
+    like = next(network.parameters())
     state, logits = None, []
     for inputs in batch.inputs.split(STEPS_AT_ONCE):
-        part, state = network(inputs.to(device), state)
+        part, state = network(inputs.to(like), state)
         logits.append(part.float().cpu())
     return torch.cat(logits)

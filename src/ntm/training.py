@@ -232,6 +232,7 @@ def _set_up_libraries(config: DictConfig) -> None:
     # Batches are drawn in microseconds: workers would only cost.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*log_every_n_steps.*")
     torch.set_num_threads(config.threads)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -259,12 +260,16 @@ def _learner(network: nn.Module, config: DictConfig) -> Learner:
     optimizer = config.optimizer
     algorithm = build(optimizer.algorithm, "optimizer.algorithm")
     try:
-        algorithm([nn.Parameter(torch.zeros(1))])
-        return Learner(
+        learner = Learner(
             network, algorithm, optimizer.decay, optimizer.clip_value, optimizer.clip_norm
         )
     except ValueError as error:
         raise ConfigurationError(f"optimizer.{one_line(error)}") from error
+    try:
+        algorithm([nn.Parameter(torch.zeros(1))])
+    except ValueError as error:
+        raise ConfigurationError(f"optimizer.algorithm: {one_line(error)}") from error
+    return learner
 
 
 def _trainer(config: DictConfig, data: SequenceData, stages: Stages, record: Record) -> pl.Trainer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ntm.checks import check_at_least, check_choice, check_dropout
+from ntm.checks import check_at_least, check_choice, check_dropout, check_inputs
 
 LSTMState = tuple[Tensor, Tensor]
 
@@ -75,6 +75,7 @@ class LSTM(nn.Module):
 
     def forward(self, inputs: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
         """Run over whole sequences; see the class for shapes."""
+        check_inputs(inputs.shape, self.input_size, self.batch_first)
         if self.batch_first:
             inputs = inputs.transpose(0, 1)
         if state is None:

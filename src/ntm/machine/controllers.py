@@ -1,33 +1,22 @@
 """The network that drives the heads (G14 section 3.4).
 
-A controller maps (input, state) to (output, state), one time step at a time. `Controller` says
-what the machine asks of one; `adapt` makes one of any module.
+A controller maps ((B, input_size), state) to ((B, H), state), one time step at a time; it says its
+``output_size`` H, and ``initial_state(batch_size)`` gives the state before the first step. `adapt`
+makes one of any module.
 """
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ntm.checks import check_at_least, check_choice, check_dropout
 from ntm.machine.heads import ACTIVATIONS
-
-
-class Controller(Protocol):
-    """What the machine asks of a controller; every one is also an ``nn.Module``."""
-
-    output_size: int
-    """H, width of the output."""
-
-    def initial_state(self, batch_size: int) -> Any:
-        """State before the first step: any nest of tuples of tensors, or None."""
-
-    def __call__(self, inputs: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """One step: (B, input_size) and a state to (B, H) and the next state."""
 
 
 class LSTMController(nn.Module):
@@ -70,7 +59,7 @@ class LSTMController(nn.Module):
         """The pair (hidden, cell), each (num_layers, B, H)."""
         shape = (len(self.layers), batch_size, self.output_size)
         if self.initial_hidden is None or self.initial_cell is None:
-            zeros = self.layers[0].weight_hh.new_zeros(shape)
+            zeros = next(self.parameters()).new_zeros(shape)
             return zeros, zeros
         hidden, cell = self.initial_hidden.unsqueeze(1), self.initial_cell.unsqueeze(1)
         return hidden.expand(shape), cell.expand(shape)
@@ -126,7 +115,8 @@ class FeedforwardController(nn.Module):
 
     def forward(self, inputs: Tensor, state: None = None) -> tuple[Tensor, None]:
         """One step: (B, input_size) to (B, H)."""
-        activate = ACTIVATIONS.get(self.activation, self.activation)
+        named = self.activation
+        activate = ACTIVATIONS[named] if isinstance(named, str) else named
         for layer in self.layers:
             inputs = self.dropout(activate(layer(inputs)))
         return inputs, None
@@ -158,17 +148,15 @@ class AdaptedController(nn.Module):
 
     def _probe(self, input_size: int) -> int:
         like = next(self.module.parameters(), torch.empty(0))
-        training = self.module.training
         try:
-            with torch.no_grad():
-                outputs, _ = self.eval()(like.new_zeros(2, input_size), self.initial_state(2))
+            with torch.no_grad():  # a copy, so that nothing of the user's module changes
+                tried = copy.deepcopy(self).eval()
+                outputs, _ = tried(like.new_zeros(2, input_size), tried.initial_state(2))
         except Exception as error:
             raise ValueError(
                 f"controller must accept inputs of shape (B, {input_size}), but "
                 f"{type(self.module).__name__} failed on them: {error}"
             ) from error
-        finally:
-            self.train(training)
         if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != 2:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise ValueError(f"controller must return an output of shape (B, H), got {got} at B=2")
@@ -184,7 +172,9 @@ class AdaptedController(nn.Module):
         return self.module(inputs, state) if self.stateful else (self.module(inputs), None)
 
 
-def adapt(module: nn.Module, input_size: int) -> nn.Module:
+def adapt(
+    module: nn.Module, input_size: int
+) -> LSTMController | FeedforwardController | AdaptedController:
     """The module itself where it already is one of our controllers, else an adapter around it.
 
     Raises:
@@ -192,7 +182,7 @@ def adapt(module: nn.Module, input_size: int) -> nn.Module:
 
     """
     if isinstance(module, (LSTMController, FeedforwardController)):
-        accepted = next(module.parameters()).shape[1]
+        accepted = next(module.layers.parameters()).shape[1]
         if accepted != input_size:
             raise ValueError(
                 f"controller must accept inputs of width {input_size}, got one that accepts "

@@ -53,7 +53,7 @@ class ConstantMemory(nn.Module):
 
     def forward(self, memory_size: int) -> Tensor:
         """The initial memory, (N, M)."""
-        return torch.full((memory_size, self.word_size), 1e-6)
+        return torch.full((memory_size, self.word_size), 1e-6, dtype=torch.float64)
 
 
 class RandomMemory(nn.Module):
@@ -65,6 +65,7 @@ class RandomMemory(nn.Module):
     def __init__(self, memory_size: int, word_size: int) -> None:
         super().__init__()
         self.word_size = word_size
+        self.seed: Tensor
         self.register_buffer("seed", torch.randint(2**62, ()))
         self._drawn: tuple[int, Tensor] | None = None
 
@@ -115,7 +116,7 @@ class Uniform(nn.Module):
 
     def forward(self, memory_size: int) -> Tensor:
         """The initial weightings, (R+W, N)."""
-        return torch.full((self.num_heads, memory_size), 1 / memory_size)
+        return torch.full((self.num_heads, memory_size), 1 / memory_size, dtype=torch.float64)
 
 
 class LearnedWeighting(nn.Module):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ntm.checks import check_at_least, check_choice
+from ntm.checks import check_at_least, check_choice, check_inputs
 from ntm.machine.addressing import address
 from ntm.machine.controllers import LSTMController, adapt, learned_vector
 from ntm.machine.heads import ACTIVATIONS, Emissions, HeadLayout, decode
@@ -90,8 +91,7 @@ def reference_steps(
     for x in inputs:
         seen = torch.cat([x, state.reads.flatten(1).to(x.dtype)], dim=-1)
         output, controller_state = controller(seen, state.controller)
-        # Sharp weightings do not survive 8 bits of mantissa: addressing never runs in less than
-        # the memory's precision.
+        # Sharp weightings do not survive 8 bits of mantissa: from here on in memory's precision.
         with torch.autocast(output.device.type, enabled=False):
             emissions = decode(emit(output).to(state.memory.dtype), layout)
             memory, weightings, reads = memory_step(emissions, layout, state)
@@ -197,6 +197,13 @@ class NTM(nn.Module):
         check_choice("add_activation", add_activation, ACTIVATIONS)
         check_choice("engine", engine, ENGINES)
 
+        if initial_memory == "constant" and initial_weighting == "uniform":
+            warnings.warn(
+                "constant memory under a uniform initial weighting never learns to use the memory: "
+                "every location is alike, and nothing breaks the tie. Use "
+                "initial_weighting='first_location' or initial_memory='random'",
+                stacklevel=2,
+            )
         self.input_size = input_size
         self.output_size = output_size
         self.memory_size = memory_size
@@ -213,10 +220,9 @@ class NTM(nn.Module):
         )
         width = self.controller_input_size(input_size, word_size, num_read_heads)
         self.controller = adapt(_made(controller, width), width)
-        self.emit = nn.Linear(self.controller.output_size, self.layout.size)
-        self.output = nn.Linear(
-            self.controller.output_size + num_read_heads * word_size, output_size
-        )
+        hidden_size = self.controller.output_size
+        self.emit = nn.Linear(hidden_size, self.layout.size)
+        self.output = nn.Linear(hidden_size + num_read_heads * word_size, output_size)
         self.initial_memory = INITIAL_MEMORIES[initial_memory](memory_size, word_size)
         self.initial_weighting = INITIAL_WEIGHTINGS[initial_weighting](
             self.layout.num_heads, memory_size
@@ -238,9 +244,8 @@ class NTM(nn.Module):
         def batched(value: Tensor) -> Tensor:
             return value.to(like.device, dtype).expand(batch_size, *value.shape)
 
-        reads = self.initial_reads
-        if reads is None:
-            reads = like.new_zeros(self.layout.num_read_heads, self.layout.word_size)
+        R, M = self.layout.num_read_heads, self.layout.word_size
+        reads = like.new_zeros(R, M) if self.initial_reads is None else self.initial_reads
         return NTMState(
             memory=batched(self.initial_memory(self.memory_size)),
             weightings=batched(self.initial_weighting(self.memory_size)),
@@ -252,7 +257,7 @@ class NTM(nn.Module):
         """Run over whole sequences; see the class for shapes."""
         inputs, state = self._enter(inputs, state)
         hidden, reads, state = reference_loop(
-            self.controller, self.emit, self.layout, inputs, state
+            self.controller, self._emit, self.layout, inputs, state
         )
         logits = self._logits(hidden, reads)
         return (logits.transpose(0, 1) if self.batch_first else logits), state
@@ -262,7 +267,7 @@ class NTM(nn.Module):
         """What happens inside while the machine runs over ``inputs``; always time-major."""
         inputs, state = self._enter(inputs, state)
         R = self.layout.num_read_heads
-        steps = list(reference_steps(self.controller, self.emit, self.layout, inputs, state))
+        steps = list(reference_steps(self.controller, self._emit, self.layout, inputs, state))
         hidden = torch.stack([output for output, _, _ in steps])
         reads = torch.stack([state.reads for _, state, _ in steps])
         return Trace(
@@ -295,12 +300,7 @@ class NTM(nn.Module):
 
     def _enter(self, inputs: Tensor, state: NTMState | None) -> tuple[Tensor, NTMState]:
         """Check the inputs, make them time-major, and begin where ``state`` says."""
-        if inputs.dim() != 3 or inputs.shape[-1] != self.input_size or inputs.numel() == 0:
-            order = "(B, T, I)" if self.batch_first else "(T, B, I)"
-            raise ValueError(
-                f"inputs must have shape {order} with I={self.input_size} and nothing empty, "
-                f"got {tuple(inputs.shape)}"
-            )
+        check_inputs(inputs.shape, self.input_size, self.batch_first)
         if self.batch_first:
             inputs = inputs.transpose(0, 1)
         if state is None:
@@ -312,6 +312,10 @@ class NTM(nn.Module):
                 f"got {tuple(state.memory.shape)}"
             )
         return inputs, state
+
+    def _emit(self, output: Tensor) -> Tensor:
+        """Raw emissions, in the weights' precision even where autocast lowers the controller's."""
+        return self.emit(output.to(self.emit.weight.dtype))
 
     def _logits(self, hidden: Tensor, reads: Tensor) -> Tensor:
         return self.output(torch.cat([hidden, reads.to(hidden.dtype)], dim=-1))

@@ -1,0 +1,222 @@
+"""Wrong commands: status 2, one line that names the key, nothing written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SMALL, finish
+
+WRONG = {
+    "unknown key": (["sede=1"], ["sede", "'1'", "seed"]),
+    "unknown key below": (["model.network.memory=3"], ["model.network.memory", "memory_size"]),
+    "unknown key with plus": (["+trainer.foo=1"], ["trainer", "foo"]),
+    "unknown argument with plus": (["+model.network.foo=1"], ["model.network.foo", "word_size"]),
+    "wrong type of a number": (["seed=abc"], ["seed", "abc", "Integer"]),
+    "fraction for a whole number": (["model.network.memory_size=1.5"], ["memory_size", "1.5"]),
+    "text for a number": (["model.network.memory_size=big"], ["memory_size", "int", "big"]),
+    "text for a learning rate": (["optimizer.lr=fast"], ["optimizer.lr", "fast"]),
+    "text for a truth": (["deterministic=maybe"], ["deterministic", "maybe"]),
+    "negative seed": (["seed=-1"], ["seed", "at least 0", "-1"]),
+    "no budget": (["sequences=0"], ["sequences", "at least 1", "0"]),
+    "no batch": (["batch_size=0"], ["batch_size", "at least 1", "0"]),
+    "no interval": (["validate_every=0"], ["validate_every", "at least 1", "0"]),
+    "no thread": (["threads=0"], ["threads", "at least 1", "0"]),
+    "empty range of lengths": (
+        ["task.min_length=5", "task.max_length=4"],
+        ["task.max_length", "4"],
+    ),
+    "negative length": (["task.min_length=-2"], ["task.min_length", "at least 1", "-2"]),
+    "no bits": (["task.bits=0"], ["task.bits", "at least 1", "0"]),
+    "memory of no rows": (["model.network.memory_size=0"], ["model.network.memory_size", "0"]),
+    "shifts wider than memory": (
+        ["model.network.memory_size=4", "model.network.shift_range=2"],
+        ["model.network.shift_range", "4", "2"],
+    ),
+    "no read head": (["model.network.num_read_heads=0"], ["model.network.num_read_heads", "1"]),
+    "no write head": (["model.network.num_write_heads=0"], ["model.network.num_write_heads", "1"]),
+    "no hidden unit": (
+        ["model.network.controller.hidden_size=0"],
+        ["model.network.controller.hidden_size", "at least 1", "0"],
+    ),
+    "unknown scheme": (
+        ["model.network.initial_memory=zero"],
+        ["model.network.initial_memory", "constant, random, learned", "zero"],
+    ),
+    "unknown model": (["model=foo"], ["model", "lstm, ntm", "foo"]),
+    "unknown task": (["task=foo"], ["task", "copy", "foo"]),
+    "unknown engine": (["engine=warp"], ["engine", "auto, reference", "warp"]),
+    "unknown engine without an NTM": (["model=lstm", "engine=warp"], ["engine", "warp"]),
+    "stage beyond the last": (
+        ["curriculum=staged", "curriculum.stage=4", "task.max_length=20"],
+        ["curriculum.stage", "at most 3", "4"],
+    ),
+    "stages beyond the task": (
+        ["curriculum=staged", "task.max_length=8"],
+        ["curriculum.upper", "8"],
+    ),
+    "negative learning rate": (["optimizer.lr=-1"], ["optimizer.lr", "-1"]),
+    "unknown decay": (["optimizer.decay=slow"], ["optimizer.decay", "cosine", "slow"]),
+    "clipping to nothing": (["optimizer.clip_norm=0"], ["optimizer.clip_norm", "0"]),
+    "epochs": (["trainer.max_epochs=3"], ["trainer.max_epochs", "sequences"]),
+    "epochs with plus": (["+trainer.max_epochs=3"], ["trainer.max_epochs", "sequences"]),
+    "validation interval": (["trainer.val_check_interval=3"], ["validate_every"]),
+    "clipping by the trainer": (["trainer.gradient_clip_val=1"], ["optimizer.clip_norm"]),
+    "unknown accelerator": (["trainer.accelerator=abacus"], ["trainer", "abacus"]),
+    "wrong type for the trainer": (["trainer.num_nodes=many"], ["trainer.num_nodes", "many"]),
+    "no lengths": (["evaluation.lengths=[]"], ["evaluation.lengths", "[]"]),
+    "nothing kept": (["callbacks.keep_last=0"], ["callbacks.keep_last", "at least 1", "0"]),
+    "name of no folder": (["name=a/b"], ["name", "a/b"]),
+    "unreadable override": (["seed"], ["seed"]),
+    "weights from nowhere": (["init_from=outputs/none"], ["init_from", "outputs/none"]),
+    "one wrong job of a sweep": (["-m", "seed=0,1,-1"], ["seed", "at least 0", "-1"]),
+}
+
+
+@pytest.mark.parametrize(("overrides", "words"), WRONG.values(), ids=WRONG)
+def test_wrong_training_is_one_line_and_writes_nothing(
+    overrides, words, run_command, tmp_path, capsys
+):
+    sweep = overrides[:1] if overrides[0] == "-m" else []
+    assert run_command("run_train", *sweep, *SMALL[2:], *overrides[len(sweep) :]) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "Traceback" not in line
+    for word in words:
+        assert word in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small trained run; copy it before you change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    status, _, err = finish(folder, "run_train", *SMALL, "sequences=96")
+    assert status == 0, err
+    return folder / "outputs" / "copy" / "ntm" / "seed_0"
+
+
+WRONG_EVALUATIONS = {
+    "no run": ([], ["run"]),
+    "no such folder": (["run=nowhere"], ["run", "nowhere", "does not exist"]),
+    "folder without a run": (["run=."], ["run", "config.yaml"]),
+    "no lengths": (["run=RUN", "lengths=[]"], ["lengths", "[]"]),
+    "negative length": (["run=RUN", "lengths=[5,-1]"], ["lengths", "-1"]),
+    "lengths of a wrong type": (["run=RUN", "lengths=[a]"], ["lengths", "a"]),
+    "no sequences": (["run=RUN", "sequences=0"], ["sequences", "at least 1", "0"]),
+    "unknown checkpoint": (
+        ["run=RUN", "checkpoint=worst"],
+        ["checkpoint", "best or last", "worst"],
+    ),
+    "memory of no rows": (["run=RUN", "memory_size=0"], ["memory_size", "at least 1", "0"]),
+    "memory narrower than shifts": (["run=RUN", "memory_size=2"], ["shift_range", "2"]),
+    "unknown accelerator": (["run=RUN", "accelerator=abacus"], ["accelerator", "abacus"]),
+}
+
+
+@pytest.mark.parametrize(("overrides", "words"), WRONG_EVALUATIONS.values(), ids=WRONG_EVALUATIONS)
+def test_wrong_evaluation_is_one_line_and_writes_nothing(
+    overrides, words, trained, run_command, tmp_path, capsys
+):
+    before = (trained / "eval" / "lengths.csv").read_bytes()
+    overrides = [override.replace("RUN", str(trained)) for override in overrides]
+    assert run_command("run_eval", *overrides) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "Traceback" not in line
+    for word in words:
+        assert word in line
+    assert (trained / "eval" / "lengths.csv").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["outputs"])
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut", "garbage"])
+@pytest.mark.parametrize("program", ["run_eval", "run_train"])
+def test_a_missing_or_damaged_checkpoint_is_said(
+    harm, program, trained, run_command, tmp_path, capsys
+):
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    shutil.copytree(trained, folder)
+    name = "best" if program == "run_eval" else "last"
+    checkpoint = folder / "checkpoints" / f"{name}.ckpt"
+    whole = checkpoint.read_bytes()
+    checkpoint.unlink()
+    if harm != "missing":
+        checkpoint.write_bytes(whole[: len(whole) // 2] if harm == "cut" else b"no checkpoint")
+    result = folder / "result.json"
+    result.write_text(result.read_text().replace("finished", "running"))
+    if program == "run_eval":
+        status = run_command("run_eval", f"run={folder}")
+    elif harm == "missing":
+        return  # a run without a checkpoint begins again
+    else:
+        status = run_command("run_train", *SMALL, "sequences=96")
+    assert status == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert f"{name}" in line
+    assert ("is damaged" in line) == (harm != "missing")
+    assert checkpoint.exists() == (harm != "missing")
+    assert (folder / "metrics.csv").read_bytes() == (trained / "metrics.csv").read_bytes()
+
+
+def test_evaluating_an_lstm_with_another_memory_is_refused(run_command, tmp_path, capsys):
+    small = [override for override in SMALL if "memory_size" not in override]
+    small = [override.replace("controller.", "") for override in small]
+    assert run_command("run_train", *small, "model=lstm", "sequences=96") == 0
+    capsys.readouterr()
+    run = "outputs/copy/lstm/seed_0"
+    assert run_command("run_eval", f"run={run}", "memory_size=20") == 2
+    assert "memory_size must be null for LSTM" in capsys.readouterr().err
+
+
+def test_another_configuration_is_refused_with_the_ways_out(trained, run_command, tmp_path, capsys):
+    shutil.copytree(trained, tmp_path / "outputs" / "copy" / "ntm" / "seed_0")
+    assert run_command("run_train", *SMALL, "sequences=96", "optimizer.lr=0.5") == 2
+    line = capsys.readouterr().err
+    assert "optimizer.lr" in line
+    for way in ("name=", "init_from=", "overwrite=true"):
+        assert way in line
+
+
+def test_a_folder_of_something_else_is_not_touched(run_command, tmp_path, capsys):
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("years of work")
+    assert run_command("run_train", *SMALL, "overwrite=true") == 2
+    assert "thesis" not in capsys.readouterr().err
+    assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
+
+
+def test_a_failing_run_says_why_and_leaves_the_reason(run_command, tmp_path, capsys):
+    # A learning rate that no training survives.
+    status = run_command("run_train", *SMALL, "optimizer.lr=1e30", "optimizer.clip_norm=null")
+    assert status == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "failed" in last
+    result = json.loads((tmp_path / "outputs/copy/ntm/seed_0/result.json").read_text())
+    assert result["status"] == "failed"
+    assert result["reason"] in last
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sede=1"], ["model=foo"]], ids=" ".join)
+def test_help_and_wrong_keys_answer_without_loading_torch(arguments, tmp_path):
+    code = (
+        "import sys, runpy, atexit\n"
+        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        f"sys.argv = ['run_train.py', *{arguments!r}]\n"
+        f"runpy.run_path({str(ROOT / 'run_train.py')!r}, run_name='__main__')\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.stderr.strip().endswith("False"), done.stderr
+    assert done.returncode == (0 if arguments == ["--help"] else 2)
+    assert time.monotonic() - began < 30  # hangs are caught; speed is measured elsewhere
+    assert list(tmp_path.iterdir()) == []
