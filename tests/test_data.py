@@ -218,6 +218,16 @@ class TestFixedSets:
         assert not sets[0] & sets[2]
         assert not sets[1] & sets[2]
 
+    def test_are_drawn_apart(self):
+        """Not the same bits in batches of another size, of which no sequence need be the same."""
+        task = Copy(8, 10, 12)
+        made = data(task=task)
+        for one, other in zip(made.val_dataloader(), made.test_dataloader(), strict=True):
+            steps = length(one)
+            bits, others = (batch.inputs[:steps, :, :8].flatten() for batch in (one, other))
+            agree = (bits == others[: len(bits)]).float().mean().item()
+            assert 0.45 < agree < 0.55
+
     def test_ranks_share_them(self):
         made = data()
         whole = list(made.val_dataloader())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -241,6 +242,12 @@ def check_type(key: str, value: Any, hint: Any) -> None:
 def one_line(error: BaseException) -> str:
     """An exception's message without its line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning to warnings; call it after Lightning is loaded, which sets its own level."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def plain(config: Any) -> Any:

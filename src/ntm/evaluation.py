@@ -14,7 +14,7 @@ from torch import nn
 
 from ntm import figures
 from ntm.command import DONE
-from ntm.configuration import ConfigurationError, build, check_evaluation, one_line
+from ntm.configuration import ConfigurationError, build, check_evaluation, one_line, quiet_lightning
 from ntm.machine import NTM
 from ntm.probing import evaluate, inside, inside_difficulty
 from ntm.runs import RunFolder, load_checkpoint, read_rows, write_rows, write_whole
@@ -104,7 +104,7 @@ def evaluate_job(config: DictConfig) -> int:
     console = Console()
     console.print(table(rows))
     folder = RunFolder(config.run)
-    console.print(f"{folder.lengths} and {folder.figures} have it all", soft_wrap=True)
+    console.print(f"Table and pictures: {folder.lengths}, {folder.figures}", soft_wrap=True)
     return DONE
 
 
@@ -112,6 +112,7 @@ def _device(accelerator: str) -> torch.device:
     """The device that Lightning takes for the name of an accelerator."""
     from pytorch_lightning import Trainer
 
+    quiet_lightning()
     try:
         trainer = Trainer(accelerator=accelerator, devices=1, logger=False)
     except Exception as error:

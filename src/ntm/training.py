@@ -47,6 +47,7 @@ from ntm.configuration import (
     flatten,
     one_line,
     plain,
+    quiet_lightning,
 )
 from ntm.curriculum import Curriculum
 from ntm.data import SequenceData
@@ -227,8 +228,7 @@ class _StderrHandler(logging.Handler):
 
 
 def _set_up_libraries(config: DictConfig) -> None:
-    for name in ("pytorch_lightning", "lightning_fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_lightning()
     # Batches are drawn in microseconds: workers would only cost.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")

@@ -1,0 +1,46 @@
+"""The wheel carries the library, and the library works without the repository."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+
+from conftest import ROOT
+
+PROGRAM = """
+import torch, ntm, os
+assert os.path.dirname(ntm.__file__) == os.path.join(os.environ["UNPACKED"], "ntm"), ntm.__file__
+net = ntm.NTM(input_size=9, output_size=8)
+logits, state = net(torch.zeros(3, 2, 9))
+logits, state = net(torch.zeros(1, 2, 9), state)
+net.resize_memory(200)
+loss = net(torch.zeros(3, 2, 9))[0].sum()
+loss.backward()
+baseline = ntm.LSTM(9, 8)
+print(tuple(logits.shape), net.initial_state(1).memory.shape[1])
+"""
+
+
+def test_the_library_works_from_its_wheel(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path)]
+    subprocess.run([*build, str(ROOT)], check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("ntm-*.whl")
+    unpacked = tmp_path / "unpacked"
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(unpacked)
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert not any(name.startswith(("tests", "configs", "run_")) for name in names)
+    environment = os.environ | {"PYTHONPATH": str(unpacked), "UNPACKED": str(unpacked)}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "(1, 2, 8) 200"
