@@ -165,7 +165,7 @@ def test_a_missing_or_damaged_checkpoint_is_said(
     assert (folder / "metrics.csv").read_bytes() == (trained / "metrics.csv").read_bytes()
 
 
-def test_evaluating_an_lstm_with_another_memory_is_refused(run_command, tmp_path, capsys):
+def test_evaluating_an_lstm_with_another_memory_is_refused(run_command, capsys):
     small = [override for override in SMALL if "memory_size" not in override]
     small = [override.replace("controller.", "") for override in small]
     assert run_command("run_train", *small, "model=lstm", "sequences=96") == 0

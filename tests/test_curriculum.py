@@ -169,7 +169,7 @@ def test_stages_keep_their_order_and_their_budgets(run):
             began = k * interval
     report = curriculum.report(budget, found[-1])
     assert sum(part["sequences"] for part in report) == budget
-    assert len(report) == stages[-1]
+    assert len(report) == len(set(stages[:-1]))  # one that begins at the end has not run
     for part in report:
         count = part["sequences"] // interval
         assert trained_on[:count] == [tuple(part["range"])] * count

@@ -89,7 +89,7 @@ def test_reset_forgets():
 def test_units_by_hand():
     """Two sequences of two target bits; all outputs ½, so one bit of entropy each."""
     logits = torch.zeros(2, 2, 1)
-    targets = torch.tensor([[[1.0], [0.0]], [[1.0], [0.0]]])
+    targets = torch.tensor([[[1.0], [1.0]], [[1.0], [0.0]]])
     metrics = SequenceMetrics()
     metrics.update(*count(logits, Batch(torch.zeros(2, 2, 2), targets, torch.ones(2, 2))))
     got = {name: float(value) for name, value in metrics.compute().items()}
@@ -97,9 +97,9 @@ def test_units_by_hand():
         {
             "loss": math.log(2),
             "bits_per_sequence": 2.0,
-            # An output of exactly ½ is a 0: wrong for the first sequence, right for the second.
-            "wrong_bits_per_sequence": 1.0,
-            "accuracy": 0.5,
+            # An output of exactly ½ is a 0: wrong for the three ones, right for the zero.
+            "wrong_bits_per_sequence": 1.5,
+            "accuracy": 0.25,
         }
     )
 

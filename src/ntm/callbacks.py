@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from ntm import figures
 from ntm.curriculum import Curriculum
@@ -304,6 +305,29 @@ class Pictures(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self._drawn_at = state_dict["drawn_at"]
+
+
+class Summary(Callback):
+    """Prints the parts of the network and their parameters before training."""
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the table once."""
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Learner)
+        network = pl_module.network
+        total = sum(p.numel() for p in network.parameters())
+        table = Table(title=f"{type(network).__name__}, {total:,} parameters")
+        table.add_column("part")
+        table.add_column("module")
+        table.add_column("parameters", justify="right")
+        for name, module in network.named_children():
+            count = sum(p.numel() for p in module.parameters())
+            table.add_row(name, type(module).__name__, f"{count:,}")
+        own = sum(p.numel() for p in network.parameters(recurse=False))
+        if own:
+            table.add_row("learned initial state", "", f"{own:,}")
+        Console(stderr=True).print(table)
 
 
 class Bar(ProgressBar):

@@ -63,6 +63,8 @@ def main(
     statuses: list[int] = []
 
     def task(config: DictConfig) -> None:
+        if INTERRUPTED in statuses:
+            return  # the rest of a sweep does not begin
         try:
             statuses.append(job(config, time.monotonic() if statuses else STARTED))
         except ConfigurationError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -108,7 +109,7 @@ GOVERNED = {
 }
 """Trainer arguments that another key decides."""
 
-FREE = ("name", "folder", "logger", "callbacks", "overwrite", "evaluation")
+FREE = ("name", "folder", "logger", "callbacks", "overwrite")
 """Keys that may differ when a run goes on."""
 FREE_TRAINER = ("enable_progress_bar", "enable_model_summary", "log_every_n_steps", "profiler")
 
@@ -196,7 +197,7 @@ def build(node: Any, key: str, **arguments: Any) -> Any:
         cause = error.__cause__ or error
         if not isinstance(cause, (ValueError, TypeError)):
             raise
-        raise ConfigurationError(f"{key}.{one_line(cause)}") from error
+        raise ConfigurationError(f"{_refused_key(error, key)}.{one_line(cause)}") from error
 
 
 def check_types(node: Any, key: str) -> None:
@@ -274,8 +275,16 @@ def differences(old: Any, new: Any) -> list[str]:
         for key in sorted(before | after)
         if before.get(key, missing) != after.get(key, missing)
         and key.split(".")[0] not in FREE
-        and key.removeprefix("trainer.") not in FREE_TRAINER
+        and not (key.startswith("trainer.") and key.split(".")[1] in FREE_TRAINER)
     ]
+
+
+def _refused_key(error: InstantiationException, key: str) -> str:
+    """The key of the node that was refused, which may be one inside the node at ``key``."""
+    named = re.search(r"full_key: (\S+)", str(error))
+    if named is None:
+        return key
+    return named[1] if named[1].startswith(key) else f"{key}.{named[1]}"
 
 
 def _target(path: str, key: str) -> Callable[..., Any]:
@@ -285,9 +294,10 @@ def _target(path: str, key: str) -> Callable[..., Any]:
         raise ConfigurationError(f"{key}._target_ names nothing: {one_line(error)}") from error
 
 
-def _hints(target: Any) -> dict[str, Any]:
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    function = inspect.getattr_static(target, "__init__") if inspect.isclass(target) else target
     try:
-        return typing.get_type_hints(inspect.unwrap(getattr(target, "__init__", target)))
+        return typing.get_type_hints(inspect.unwrap(function))
     except Exception:  # an annotation of a library's own that cannot be resolved here
         return {}
 

@@ -91,6 +91,8 @@ class Curriculum:
 
     def report(self, sequences: int, wrong_bits: float) -> list[dict[str, Any]]:
         """Every stage begun so far: its range, the sequences it took, its last wrong bits."""
+        if sequences == self._began:
+            return list(self._ended)
         return [*self._ended, self._record(sequences, wrong_bits)]
 
     def state_dict(self) -> dict[str, Any]:

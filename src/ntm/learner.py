@@ -84,7 +84,9 @@ class Learner(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser, and its learning rate falling to the end of the budget."""
         optimizer = self.algorithm(self.parameters())
-        steps = self.trainer.estimated_stepping_batches
+        # Lightning's own estimate takes every epoch for as long as the first.
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        steps = data.batches / self.trainer.accumulate_grad_batches
         decay = DECAYS[self.decay]
         schedule = LambdaLR(optimizer, lambda step: decay(min(step / steps, 1.0)))
         return {

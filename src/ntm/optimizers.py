@@ -63,7 +63,9 @@ class GravesRMSprop(torch.optim.Optimizer):
                 square, mean, move = state["square_average"], state["average"], state["move"]
                 square.mul_(alpha).addcmul_(gradient, gradient, value=1 - alpha)
                 mean.mul_(alpha).add_(gradient, alpha=1 - alpha)
-                deviation = (square - mean.square() + group["eps"]).sqrt_()
+                # A steady gradient has no variance; rounding would make it negative.
+                variance = (square - mean.square()).clamp_(min=0)
+                deviation = variance.add_(group["eps"]).sqrt_()
                 move.mul_(group["momentum"]).addcdiv_(gradient, deviation, value=-group["lr"])
                 parameter.add_(move)
         return loss

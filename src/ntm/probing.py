@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,11 +74,10 @@ def evaluate(
 
     """
     rows, answers = [], {}
-    was_training = network.training
-    network.eval()
     for difficulty in difficulties:
         batch = sample(task, EVALUATION, 0, sequences, (difficulty, difficulty))
-        logits = torch.cat([_run(network, part) for part in _parts(network, batch)], dim=1)
+        with _evaluating(network):
+            logits = torch.cat([_run(network, part) for part in _parts(network, batch)], dim=1)
         nats, wrong, bits = count(logits, batch)
         rows.append(
             {
@@ -92,7 +92,6 @@ def evaluate(
             }
         )
         answers[difficulty] = answer(logits[:, 0], batch)
-    network.train(was_training)
     return rows, answers
 
 
@@ -101,7 +100,8 @@ def answer(logits: Tensor, batch: Batch) -> Answer:
     due = batch.mask[:, 0] > 0
     output = torch.sigmoid(logits[due].float()).numpy()
     target = batch.targets[due, 0].numpy()
-    return Answer(target, output, (output > 0.5) != (target > 0.5))
+    # By the logits: in single precision a small one is already 0.5 as a probability.
+    return Answer(target, output, (logits[due] > 0).numpy() != (target > 0.5))
 
 
 def inside(network: nn.Module, task: Task, difficulty: int) -> Inside | None:
@@ -109,13 +109,12 @@ def inside(network: nn.Module, task: Task, difficulty: int) -> Inside | None:
     if not isinstance(network, NTM):
         return None
     batch = sample(task, EVALUATION, 0, 1, (difficulty, difficulty))
-    training = network.training
-    trace = network.eval().trace(batch.inputs.to(next(network.parameters())))
-    network.train(training)
+    with _evaluating(network):
+        trace = network.trace(batch.inputs.to(next(network.parameters())))
     one = {name: value[:, 0].float().cpu().numpy() for name, value in trace._asdict().items()}
     return Inside(
         inputs=batch.inputs[:, 0].numpy(),
-        outputs=1 / (1 + np.exp(-one["logits"])),
+        outputs=torch.sigmoid(torch.from_numpy(one["logits"])).numpy(),
         adds=one["adds"],
         write_weightings=one["write_weightings"],
         memory=one["memory"],
@@ -128,6 +127,18 @@ def inside_difficulty(task: Task, difficulties: Sequence[int]) -> int:
     """The difficulty to look inside at: the largest that was trained on, else the smallest."""
     trained = [d for d in difficulties if d <= task.difficulties[1]]
     return max(trained) if trained else min(difficulties)
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Every part of the network in evaluation mode, and afterwards as it was."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _parts(network: nn.Module, batch: Batch) -> Iterator[Batch]:

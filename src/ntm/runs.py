@@ -100,7 +100,7 @@ class RunFolder:
 
         """
         if not self.config.is_file():
-            if self.path.is_dir() and any(self.path.iterdir()):
+            if self.path.is_dir() and any(p.suffix != ".part" for p in self.path.iterdir()):
                 raise ConfigurationError(
                     f"folder must be free or of a run, got {str(self.path)!r}, which holds other "
                     "files; set name=… to use another"
@@ -120,15 +120,16 @@ class RunFolder:
         """Make the folder; without ``resume``, empty it of any earlier run."""
         if not resume and self.config.is_file():
             self._clear()
-        for path in (self.checkpoints, self.lengths.parent, self.figures):
-            path.mkdir(parents=True, exist_ok=True)
+        # First of all: a folder with a configuration is a run's, however early it was killed.
         write_whole(self.config, OmegaConf.to_yaml(config, resolve=True).encode())
+        for path in (self.checkpoints, self.lengths.parent, self.figures):
+            path.mkdir(exist_ok=True)
 
     def _clear(self) -> None:
-        """Remove what runs write, and nothing else; the configuration last."""
+        """Remove what runs write, and nothing else, but for the configuration."""
         for path in (self.checkpoints, self.lengths.parent, self.figures):
             shutil.rmtree(path, ignore_errors=True)
-        for path in (self.result, self.metrics, self.log, *self.events(), self.config):
+        for path in (self.result, self.metrics, self.log, *self.events()):
             path.unlink(missing_ok=True)
 
     def events(self) -> list[Path]:

@@ -21,7 +21,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import RichModelSummary
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -35,6 +34,7 @@ from ntm.callbacks import (
     Record,
     Stages,
     StopOnSignal,
+    Summary,
     logger,
     solved_at,
 )
@@ -286,7 +286,7 @@ def _trainer(config: DictConfig, data: SequenceData, stages: Stages, record: Rec
     if bar:
         callbacks.append(Bar(f"{config.model.name} seed {config.seed}"))
     if summary:
-        callbacks.append(RichModelSummary())
+        callbacks.append(Summary())
     if not fast:
         callbacks.append(record)
     loggers = [build(node, f"logger.{name}") for name, node in config.logger.items()]
