@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SMALL, finish
+from runners import ROOT, SMALL, finish
 
 WRONG = {
     "unknown key": (["sede=1"], ["sede", "'1'", "seed"]),

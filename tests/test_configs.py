@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from conftest import ROOT
+from runners import ROOT
 
 from ntm import command, configuration
 

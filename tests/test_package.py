@@ -7,7 +7,7 @@ import subprocess
 import sys
 import zipfile
 
-from conftest import ROOT
+from runners import ROOT
 
 PROGRAM = """
 import torch, ntm, os

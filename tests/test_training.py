@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, finish, start
+from runners import SMALL, finish, start
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 import ntm

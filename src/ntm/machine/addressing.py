@@ -9,14 +9,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-NORM_FLOOR = 1e-6
-"""Smallest vector length that counts as a direction; below it, similarity fades to 0 (no 0/0)."""
+NORM_FLOOR = 1e-2
+"""Vectors shorter than this count as this long: their similarity fades to 0, never 0/0.
+
+Words of memory that were written have a length near 1, so only the untouched ones are affected.
+Without a floor the gradient of similarity grows with the inverse of their length, and training
+suffers sudden relapses.
+"""
 
 
 def cosine_similarity(key: Tensor, memory: Tensor) -> Tensor:
     """Cosine of the angle between each key and each location (G14 eq. 6).
 
-    A zero key or a zero location has similarity 0 and a finite gradient.
+    Exact for keys and locations longer than `NORM_FLOOR`; a zero key or a zero location has
+    similarity 0 and a finite gradient.
 
     Args:
         key: (B, K, M).
@@ -26,8 +32,8 @@ def cosine_similarity(key: Tensor, memory: Tensor) -> Tensor:
         (B, K, N), in [-1, 1].
 
     """
-    key_norm = (key.square().sum(-1, keepdim=True) + NORM_FLOOR**2).sqrt()
-    memory_norm = (memory.square().sum(-1) + NORM_FLOOR**2).sqrt().unsqueeze(1)
+    key_norm = key.square().sum(-1, keepdim=True).clamp_min(NORM_FLOOR**2).sqrt()
+    memory_norm = memory.square().sum(-1).clamp_min(NORM_FLOOR**2).sqrt().unsqueeze(1)
     return (key / key_norm) @ memory.transpose(1, 2) / memory_norm
 
 

@@ -1,0 +1,40 @@
+"""Whole commands for tests: in a process of their own, as a user would run them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+SMALL = [
+    "model.network.memory_size=16",
+    "model.network.controller.hidden_size=20",
+    "task.max_length=6",
+    "sequences=480",
+    "batch_size=16",
+    "validate_every=96",
+    "evaluation.lengths=[3,6]",
+    "evaluation.sequences=4",
+]
+"""A run of five validations in about two seconds."""
+
+
+def start(folder: Path, program: str, *overrides: str) -> subprocess.Popen[str]:
+    """Start a command as a user would, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / f"{program}.py"), *overrides],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def finish(folder: Path, program: str, *overrides: str) -> tuple[int, str, str]:
+    """Run a command to its end: exit status, stdout, stderr."""
+    process = start(folder, program, *overrides)
+    out, err = process.communicate(timeout=600)
+    return process.returncode, out, err
