@@ -53,7 +53,7 @@ from ntm.curriculum import Curriculum
 from ntm.data import SequenceData
 from ntm.evaluation import load_weights, table, write_evaluation
 from ntm.learner import Learner
-from ntm.machine.ntm import ENGINES
+from ntm.machine.ntm import ENGINES, NTM
 from ntm.runs import RunFolder, load_checkpoint, read_rows
 from ntm.tasks import Task
 
@@ -95,15 +95,12 @@ def prepare(config: DictConfig) -> Run:
         input_size=task.input_size,
         output_size=task.output_size,
     )
-    config = config.copy()
-    config.engine = getattr(network, "engine", config.engine)
-    folder = RunFolder(config.folder)
-    resume_from, finished = _where_it_stands(folder, config)
     if config.init_from is not None:
         other = RunFolder.existing(config.init_from, "init_from")
         best = other.checkpoint("best")
         load_weights(network, load_checkpoint(best), best)
     learner = _learner(network, config)
+    folder = RunFolder(config.folder)
     data = SequenceData(
         task,
         config.seed,
@@ -121,6 +118,9 @@ def prepare(config: DictConfig) -> Run:
     stages = Stages(curriculum)
     record = Record(folder, config.callbacks.keep_every, config.callbacks.keep_last)
     trainer = _trainer(config, data, stages, record)
+    config = config.copy()
+    config.engine = _engine(network, trainer, config.engine)
+    resume_from, finished = _where_it_stands(folder, config)
     return Run(config, folder, task, data, learner, trainer, stages, record, resume_from, finished)
 
 
@@ -236,6 +236,18 @@ def _set_up_libraries(config: DictConfig) -> None:
     torch.set_num_threads(config.threads)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def _engine(network: nn.Module, trainer: pl.Trainer, asked: str) -> str:
+    """The engine that will train; what was asked for where the network has none."""
+    if not isinstance(network, NTM):
+        return asked
+    dtypes = {"32-true": torch.float32, "64-true": torch.float64}
+    dtype = dtypes.get(str(trainer.precision), torch.bfloat16)
+    try:
+        return network.engine_for(trainer.strategy.root_device, dtype)
+    except ValueError as error:
+        raise ConfigurationError(one_line(error)) from error
 
 
 def _where_it_stands(folder: RunFolder, config: DictConfig) -> tuple[Path | None, bool]:

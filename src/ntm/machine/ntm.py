@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from ntm.checks import check_at_least, check_choice, check_inputs
-from ntm.machine.addressing import address
+from ntm.machine.addressing import NORM_FLOOR, address
 from ntm.machine.controllers import LSTMController, adapt, learned_vector
 from ntm.machine.heads import ACTIVATIONS, Emissions, HeadLayout, decode
 from ntm.machine.memory import INITIAL_MEMORIES, INITIAL_WEIGHTINGS, read, write
 
-ENGINES = ("auto", "reference")
+ENGINES = ("auto", "reference", "fused")
 
 
 class NTMState(NamedTuple):
@@ -143,7 +143,8 @@ class NTM(nn.Module):
         read_first: Read before writing within a step (default), or after. G14 does not say.
         batch_first: Inputs and logits are (B, T, ·) instead of (T, B, ·). The state is not
             affected.
-        engine: What runs the time loop: ``auto`` or ``reference``.
+        engine: What runs the time loop: ``reference``, the plain one; ``fused``, compiled for the
+            CPU; ``auto``, the fastest that applies where the network is.
 
     Inputs:
         inputs: (T, B, I), T at least 1.
@@ -208,7 +209,7 @@ class NTM(nn.Module):
         self.output_size = output_size
         self.memory_size = memory_size
         self.batch_first = batch_first
-        self.engine = "reference" if engine == "auto" else engine
+        self.engine = engine
         self.layout = HeadLayout(
             word_size,
             num_read_heads,
@@ -256,11 +257,68 @@ class NTM(nn.Module):
     def forward(self, inputs: Tensor, state: NTMState | None = None) -> tuple[Tensor, NTMState]:
         """Run over whole sequences; see the class for shapes."""
         inputs, state = self._enter(inputs, state)
-        hidden, reads, state = reference_loop(
-            self.controller, self._emit, self.layout, inputs, state
-        )
+        if self.engine_for(inputs.device, inputs.dtype) == "fused":
+            hidden, reads, state = self._fused_loop(inputs, state)
+        else:
+            hidden, reads, state = reference_loop(
+                self.controller, self._emit, self.layout, inputs, state
+            )
         logits = self._logits(hidden, reads)
         return (logits.transpose(0, 1) if self.batch_first else logits), state
+
+    def engine_for(self, device: torch.device | str, dtype: torch.dtype) -> str:
+        """The engine that runs the time loop on a device, in a precision.
+
+        Raises:
+            ValueError: One was asked for that cannot run there; the message says why.
+
+        """
+        if self.engine == "reference":
+            return "reference"
+        hindrance = self._not_fused(torch.device(device).type, dtype)
+        if hindrance is None:
+            return "fused"
+        if self.engine == "fused":
+            raise ValueError(f"engine fused cannot run: {hindrance}; use auto or reference")
+        return "reference"
+
+    def _not_fused(self, device: str, dtype: torch.dtype) -> str | None:
+        """Why the fused engine does not apply; None if it does."""
+        controller = self.controller
+        if device != "cpu":
+            return f"it is for the CPU, got {device}"
+        if dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
+            return "it is for float32 and float64, got another precision"
+        if not isinstance(controller, LSTMController) or len(controller.layers) != 1:
+            return "it is for an LSTM controller of one layer"
+        if controller.dropout.p > 0 and self.training:
+            return "it is for controllers without dropout"
+        return None
+
+    def _fused_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
+        from ntm.kernels.fused import lstm_loop
+
+        cell: Any = cast(LSTMController, self.controller).layers[0]
+        layout = self.layout
+        hidden, carried = state.controller
+        outputs, reads, after = lstm_loop(
+            inputs,
+            (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh),
+            (self.emit.weight, self.emit.bias),
+            (state.memory, state.weightings, state.reads, hidden[0], carried[0]),
+            (
+                layout.num_read_heads,
+                layout.num_write_heads,
+                layout.shift_range,
+                layout.key_activation,
+                layout.add_activation,
+                layout.read_first,
+            ),
+            NORM_FLOOR,
+        )
+        memory, weightings, last, hidden, carried = after
+        controller = hidden.unsqueeze(0), carried.unsqueeze(0)
+        return outputs, reads, NTMState(memory, weightings, last, controller)
 
     @torch.no_grad()
     def trace(self, inputs: Tensor, state: NTMState | None = None) -> Trace:

@@ -1,0 +1,75 @@
+"""Compiling the CPU's functions once, keeping them on disk, and several processes at once.
+
+Numba's cache can hand one process another's code when several write it at the same time, and
+refuses to define a function where nothing can be written. So each version of the source, of Numba
+and of the processor has a folder of its own, compiling happens under a lock, and where no folder
+can be written the functions are compiled anew in each process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import logging
+import os
+import tempfile
+from contextlib import nullcontext
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+logger = logging.getLogger("ntm")
+
+
+@cache
+def kernels(dtype: str) -> ModuleType:
+    """`ntm.kernels.cpu`, compiled for a precision.
+
+    Args:
+        dtype: ``float32`` or ``float64``.
+
+    """
+    import numba
+
+    folder = _cache_folder()
+    lock: Any = nullcontext() if folder is None else FileLock(folder / "lock")
+    with lock:
+        ready = folder / dtype if folder is not None else None
+        if ready is None or not ready.exists():
+            logger.info("compiling the fused engine for %s, once on this machine", dtype)
+        numba.config.CACHE_DIR = str(folder or "")  # type: ignore[attr-defined]
+        module = importlib.import_module("ntm.kernels.cpu")
+        module.compile_for(np.dtype(dtype))
+        if ready is not None:
+            ready.touch()
+    return module
+
+
+def cached() -> bool:
+    """Whether compiled functions can be kept on disk here."""
+    return _cache_folder() is not None
+
+
+@cache
+def _cache_folder() -> Path | None:
+    """Where this version's functions are kept; None where nothing can be written."""
+    import numba
+    from llvmlite import binding
+
+    here = Path(__file__).parent
+    sources = sorted(here.glob("*.py"))
+    processor = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
+    versions = f"{numba.__version__} {np.__version__} {here} {processor}"
+    text = versions.encode() + b"".join(path.read_bytes() for path in sources)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(base) / "ntm" / hashlib.sha256(text).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError:
+        return None

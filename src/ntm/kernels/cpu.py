@@ -1,0 +1,685 @@
+"""The machine's whole sequence, forward and backward, as compiled functions for the CPU.
+
+Read it beside G14 section 3: `_address` and `_step` are the equations in order, `_address_back` and
+`_step_back` their derivatives in reverse. Memory lies element by element, M × N, so that the inner
+loops run over the N locations. One sequence is independent of the others; the products with the
+controller's weights take a block of sequences at once, because the weights then come from the
+nearest cache. Nothing here allocates per step, and every name in capitals is a size of the legend
+in `ntm`; K is R + W.
+
+The backward pass keeps, per step, the weightings and the raw emissions, and the memory of every
+`STRIDE`-th step alone: the memories between are written again, which costs less than reading them
+back would.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from ntm.kernels.compiling import cached
+from ntm.kernels.conventions import RELU, SIGMOID, STRIDE, TANH
+from ntm.kernels.numerics import exp, log, sigmoid, softplus, tanh
+
+SAFE = {"contract", "nsz", "arcp", "reassoc"}  # nothing that assumes finite numbers
+KEEP = cached()
+BLOCK = 4
+"""Sequences that share a product with the controller's weights."""
+
+
+def compiled(function: Any) -> Any:
+    """Compiled without the interpreter's lock, kept on disk where that is possible."""
+    return njit(fastmath=SAFE, nogil=True, error_model="numpy", cache=KEEP)(function)
+
+
+@compiled
+def _activate(code, x, y):
+    """Y = activation(x)."""
+    if code == TANH:
+        for j in range(x.size):
+            y[j] = tanh(x[j])
+    elif code == SIGMOID:
+        for j in range(x.size):
+            y[j] = sigmoid(x[j])
+    elif code == RELU:
+        for j in range(x.size):
+            y[j] = x[j] * (x[j] > 0) if x[j] == x[j] else x[j]
+    else:
+        for j in range(x.size):
+            y[j] = x[j]
+
+
+@compiled
+def _activate_back(code, y, dy, dx):
+    """Dx = dy · activation'(x), by the activation's value y."""
+    one = y.dtype.type(1)
+    if code == TANH:
+        for j in range(y.size):
+            dx[j] = dy[j] * (one - y[j] * y[j])
+    elif code == SIGMOID:
+        for j in range(y.size):
+            dx[j] = dy[j] * y[j] * (one - y[j])
+    elif code == RELU:
+        for j in range(y.size):
+            dx[j] = dy[j] if y[j] > 0 else dy[j] * 0
+    else:
+        for j in range(y.size):
+            dx[j] = dy[j]
+
+
+@compiled
+def _multiply(x, weight, y):
+    """Y += x · weight for a block of rows; four rows of the weight at a time."""
+    rows, inner = x.shape
+    outer = weight.shape[1]
+    whole = inner - inner % 4
+    for k in range(0, whole, 4):
+        w0, w1, w2, w3 = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
+        for b in range(rows):
+            x0, x1, x2, x3 = x[b, k], x[b, k + 1], x[b, k + 2], x[b, k + 3]
+            row = y[b]
+            for j in range(outer):
+                row[j] += x0 * w0[j] + x1 * w1[j] + x2 * w2[j] + x3 * w3[j]
+    for k in range(whole, inner):
+        for b in range(rows):
+            x0 = x[b, k]
+            for j in range(outer):
+                y[b, j] += x0 * weight[k, j]
+
+
+@compiled
+def _decode(
+    raw, K, W, M, shifts, key_code, add_code, key, strength, gate, shift, gamma, erase, add
+):
+    """Split raw emissions and bring each part into its range (`ntm.machine.heads.decode`)."""
+    one = raw.dtype.type(1)
+    at = 0
+    for k in range(K):
+        _activate(key_code, raw[at : at + M], key[k])
+        strength[k] = softplus(raw[at + M])
+        gate[k] = sigmoid(raw[at + M + 1])
+        at += M + 2
+        largest = raw[at]
+        for j in range(1, shifts):
+            largest = raw[at + j] if raw[at + j] > largest else largest
+        total = one - one
+        for j in range(shifts):
+            shift[k, j] = exp(raw[at + j] - largest)
+            total += shift[k, j]
+        for j in range(shifts):
+            shift[k, j] /= total
+        at += shifts
+        gamma[k] = one + softplus(raw[at])
+        at += 1
+    for h in range(W):
+        _activate(SIGMOID, raw[at : at + M], erase[h])
+        at += M
+    for h in range(W):
+        _activate(add_code, raw[at : at + M], add[h])
+        at += M
+
+
+@compiled
+def _decode_back(
+    raw, K, W, M, shifts, key_code, add_code,
+    key, gate, shift, erase, add,
+    dkey, dstrength, dgate, dshift, dgamma, derase, dadd, draw,
+):  # fmt: skip
+    """Derivatives of `_decode`; fills draw."""
+    one = raw.dtype.type(1)
+    at = 0
+    for k in range(K):
+        _activate_back(key_code, key[k], dkey[k], draw[at : at + M])
+        draw[at + M] = dstrength[k] * sigmoid(raw[at + M])
+        draw[at + M + 1] = dgate[k] * gate[k] * (one - gate[k])
+        at += M + 2
+        inner = one - one
+        for j in range(shifts):
+            inner += dshift[k, j] * shift[k, j]
+        for j in range(shifts):
+            draw[at + j] = shift[k, j] * (dshift[k, j] - inner)
+        at += shifts
+        draw[at] = dgamma[k] * sigmoid(raw[at])
+        at += 1
+    for h in range(W):
+        _activate_back(SIGMOID, erase[h], derase[h], draw[at : at + M])
+        at += M
+    for h in range(W):
+        _activate_back(add_code, add[h], dadd[h], draw[at : at + M])
+        at += M
+
+
+@compiled
+def _norms(memory, least, squares, norms):
+    """Square and floored length of every location."""
+    M, N = memory.shape
+    for n in range(N):
+        squares[n] = memory[0, n] * memory[0, n]
+    for m in range(1, M):
+        row = memory[m]
+        for n in range(N):
+            squares[n] += row[n] * row[n]
+    for n in range(N):
+        norms[n] = np.sqrt(least if squares[n] < least else squares[n])
+
+
+@compiled
+def _address(
+    memory, norms, least, previous, key, strength, gate, shift, gamma,
+    similarity, content, ring, shifted, powers, w,
+):  # fmt: skip
+    """One head's weighting, G14 eq. 5 to 9; fills every array after gamma.
+
+    Returns the key's floored length, the largest shifted weight, and the sum of the powers.
+    """
+    M, N = memory.shape
+    shifts = shift.size
+    S = (shifts - 1) // 2
+    one = memory.dtype.type(1)
+    zero = one - one
+    # eq. 6: cosine of the angle between key and location
+    square = zero
+    for m in range(M):
+        square += key[m] * key[m]
+    key_norm = np.sqrt(least if square < least else square)
+    for n in range(N):
+        similarity[n] = zero
+    for m in range(M):
+        row, scale = memory[m], key[m] / key_norm
+        for n in range(N):
+            similarity[n] += scale * row[n]
+    largest = strength * similarity[0] / norms[0]
+    for n in range(N):
+        similarity[n] /= norms[n]
+        z = strength * similarity[n]
+        largest = z if z > largest else largest
+    # eq. 5: focus by content
+    total = zero
+    for n in range(N):
+        content[n] = exp(strength * similarity[n] - largest)
+    for n in range(N):
+        total += content[n]
+    # eq. 7: interpolation, onto a ring with S locations repeated at either end
+    for n in range(N):
+        content[n] /= total
+        ring[S + n] = gate * content[n] + (one - gate) * previous[n]
+    for j in range(S):
+        ring[j] = ring[N + j]
+        ring[S + N + j] = ring[S + j]
+    # eq. 8: circular convolution
+    for n in range(N):
+        shifted[n] = shift[0] * ring[n + 2 * S]
+    for j in range(1, shifts):
+        s = shift[j]
+        for n in range(N):
+            shifted[n] += s * ring[n + 2 * S - j]
+    # eq. 9: sharpening, of weights divided by the largest
+    peak = shifted[0]
+    for n in range(N):
+        peak = shifted[n] if shifted[n] > peak else peak
+    tiny = memory.dtype.type(1.2e-38)
+    for n in range(N):
+        u = shifted[n] / peak
+        powers[n] = zero if u < tiny else exp(gamma * log(tiny if u < tiny else u))
+    total_power = zero
+    for n in range(N):
+        total_power += powers[n]
+    for n in range(N):
+        w[n] = powers[n] / total_power
+    return key_norm, peak, total_power
+
+
+@compiled
+def _address_back(
+    memory, norms, squares, least, previous, key, strength, gate, shift, gamma,
+    similarity, content, ring, shifted, powers, w,
+    key_norm, peak, total_power,
+    dw, dring, dmemory, dprevious, dkey, dshift,
+):  # fmt: skip
+    """Derivatives of `_address`, eq. 9 to 5; adds to dmemory and dprevious, fills the rest.
+
+    Returns the derivatives of strength, gate and gamma.
+    """
+    M, N = memory.shape
+    shifts = shift.size
+    S = (shifts - 1) // 2
+    one = memory.dtype.type(1)
+    zero = one - one
+    tiny = memory.dtype.type(1.2e-38)
+    # eq. 9, with dw turned into the derivative of shifted; the peak cancels out of w
+    inner = zero
+    for n in range(N):
+        inner += dw[n] * w[n]
+    dgamma = zero
+    for n in range(N):
+        u = shifted[n] / peak
+        dpower = (dw[n] - inner) / total_power
+        held = tiny if u < tiny else u
+        dgamma += dpower * powers[n] * log(held)
+        slope = (one if gamma == one else zero) if u < tiny else gamma * powers[n] / held
+        dw[n] = dpower * slope / peak
+    # eq. 8
+    for n in range(N + 2 * S):
+        dring[n] = zero
+    for j in range(shifts):
+        s, total = shift[j], zero
+        for n in range(N):
+            dring[n + 2 * S - j] += s * dw[n]
+        for n in range(N):
+            total += dw[n] * ring[n + 2 * S - j]
+        dshift[j] = total
+    for j in range(S):
+        dring[N + j] += dring[j]
+        dring[S + j] += dring[S + N + j]
+    # eq. 7, with dw turned into the derivative of content
+    dgate = zero
+    inner = zero
+    for n in range(N):
+        d = dring[S + n]
+        dgate += d * (content[n] - previous[n])
+        dprevious[n] += (one - gate) * d
+        dw[n] = gate * d
+    # eq. 5, with dw turned into the derivative of similarity
+    for n in range(N):
+        inner += dw[n] * content[n]
+    dstrength = zero
+    for n in range(N):
+        d = content[n] * (dw[n] - inner)
+        dstrength += d * similarity[n]
+        dw[n] = strength * d
+    # eq. 6, with dw turned into the derivative of the product of key and location
+    dkey_norm = zero
+    for n in range(N):
+        dkey_norm -= dw[n] * similarity[n]
+    dkey_norm /= key_norm
+    for n in range(N):
+        # by the location's length, as a factor on its elements
+        ring[n] = zero if squares[n] < least else -dw[n] * similarity[n] / (norms[n] * norms[n])
+        dw[n] /= norms[n] * key_norm
+    square = zero
+    for m in range(M):
+        square += key[m] * key[m]
+    by_length = zero if square < least else dkey_norm / key_norm
+    for m in range(M):
+        row, drow, k, total = memory[m], dmemory[m], key[m], zero
+        for n in range(N):
+            total += dw[n] * row[n]
+        for n in range(N):
+            drow[n] += k * dw[n] + ring[n] * row[n]
+        dkey[m] = total + by_length * key[m]
+    return dstrength, dgate, dgamma
+
+
+@compiled
+def _write(memory, w, erase, add, after):
+    """G14 eq. 3 and 4: all heads erase, then all add."""
+    W = w.shape[0]
+    M, N = memory.shape
+    one = memory.dtype.type(1)
+    for m in range(M):
+        row, out = memory[m], after[m]
+        wh, e, a = w[0], erase[0, m], add[0, m]
+        if W == 1:
+            for n in range(N):
+                out[n] = row[n] * (one - wh[n] * e) + wh[n] * a
+        else:
+            for n in range(N):
+                out[n] = row[n] * (one - wh[n] * e)
+            for h in range(1, W):
+                wh, e = w[h], erase[h, m]
+                for n in range(N):
+                    out[n] *= one - wh[n] * e
+            for h in range(W):
+                wh, a = w[h], add[h, m]
+                for n in range(N):
+                    out[n] += wh[n] * a
+
+
+@compiled
+def _write_back(memory, w, erase, add, dafter, dmemory, dw, derase, dadd):
+    """Derivatives of `_write`; fills dmemory, derase and dadd, adds to dw."""
+    W = w.shape[0]
+    M, N = memory.shape
+    one = memory.dtype.type(1)
+    zero = one - one
+    for m in range(M):
+        row, d, out = memory[m], dafter[m], dmemory[m]
+        if W == 1:
+            wh, dwh, e, a = w[0], dw[0], erase[0, m], add[0, m]
+            by_erase, by_add = zero, zero
+            for n in range(N):
+                by_add += d[n] * wh[n]
+                by_erase -= d[n] * row[n] * wh[n]
+            for n in range(N):
+                dwh[n] += d[n] * (a - row[n] * e)
+            for n in range(N):
+                out[n] = d[n] * (one - wh[n] * e)
+            derase[0, m], dadd[0, m] = by_erase, by_add
+            continue
+        for h in range(W):
+            by_add = zero
+            for n in range(N):
+                by_add += d[n] * w[h, n]
+                dw[h, n] += d[n] * add[h, m]
+            dadd[h, m] = by_add
+            by_erase = zero
+            for n in range(N):
+                kept = d[n] * row[n]
+                for g in range(W):
+                    kept *= one if g == h else one - w[g, n] * erase[g, m]
+                by_erase -= kept * w[h, n]
+                dw[h, n] -= kept * erase[h, m]
+            derase[h, m] = by_erase
+        for n in range(N):
+            kept = d[n]
+            for g in range(W):
+                kept *= one - w[g, n] * erase[g, m]
+            out[n] = kept
+
+
+@compiled
+def _read(memory, w, reads):
+    """G14 eq. 2, for R heads; reads is (R · M,)."""
+    R = w.shape[0]
+    M, N = memory.shape
+    zero = memory.dtype.type(0)
+    for k in range(R):
+        for m in range(M):
+            row, total = memory[m], zero
+            for n in range(N):
+                total += w[k, n] * row[n]
+            reads[k * M + m] = total
+
+
+@compiled
+def _read_back(memory, w, dreads, dmemory, dw):
+    """Derivatives of `_read`; adds to both."""
+    R = w.shape[0]
+    M, N = memory.shape
+    for k in range(R):
+        for m in range(M):
+            row, drow, d = memory[m], dmemory[m], dreads[k * M + m]
+            for n in range(N):
+                dw[k, n] += d * row[n]
+                drow[n] += d * w[k, n]
+
+
+@compiled
+def _heads(K, W, M, shifts, like):
+    """Scratch for what the heads of one sequence are told."""
+    return (
+        np.empty((K, M), like.dtype),
+        np.empty(K, like.dtype),
+        np.empty(K, like.dtype),
+        np.empty((K, shifts), like.dtype),
+        np.empty(K, like.dtype),
+        np.empty((W, M), like.dtype),
+        np.empty((W, M), like.dtype),
+    )
+
+
+@compiled
+def _step(raw, R, W, shifts, key_code, add_code, read_first, least, memory, previous,
+          heads, lines, after, w, reads):  # fmt: skip
+    """One step of one sequence: address, read, write; fills after, w and reads."""
+    M = memory.shape[0]
+    K = R + W
+    key, strength, gate, shift, gamma, erase, add = heads
+    _decode(raw, K, W, M, shifts, key_code, add_code,
+            key, strength, gate, shift, gamma, erase, add)  # fmt: skip
+    squares, norms, similarity, content, shifted, powers, ring = lines
+    _norms(memory, least, squares, norms)
+    for k in range(K):
+        if k < R and not read_first:
+            continue
+        _address(memory, norms, least, previous[k], key[k], strength[k], gate[k], shift[k],
+                 gamma[k], similarity, content, ring, shifted, powers, w[k])  # fmt: skip
+    if read_first:
+        _read(memory, w[:R], reads)
+        _write(memory, w[R:], erase, add, after)
+        return
+    _write(memory, w[R:], erase, add, after)
+    _norms(after, least, squares, norms)
+    for k in range(R):
+        _address(after, norms, least, previous[k], key[k], strength[k], gate[k], shift[k],
+                 gamma[k], similarity, content, ring, shifted, powers, w[k])  # fmt: skip
+    _read(after, w[:R], reads)
+
+
+@compiled
+def _head_back(memory, norms, squares, least, previous, k, heads, lines, out, dw, dring,
+               dmemory, dprevious, dheads):  # fmt: skip
+    """Address again, then backward through it."""
+    key, strength, gate, shift, gamma, _, _ = heads
+    dkey, dstrength, dgate, dshift, dgamma, _, _ = dheads
+    _, _, similarity, content, shifted, powers, ring = lines
+    key_norm, peak, total = _address(
+        memory, norms, least, previous[k], key[k], strength[k], gate[k], shift[k], gamma[k],
+        similarity, content, ring, shifted, powers, out,
+    )  # fmt: skip
+    by_strength, by_gate, by_gamma = _address_back(
+        memory, norms, squares, least, previous[k], key[k], strength[k], gate[k], shift[k],
+        gamma[k], similarity, content, ring, shifted, powers, out, key_norm, peak, total,
+        dw[k], dring, dmemory, dprevious[k], dkey[k], dshift[k],
+    )  # fmt: skip
+    dstrength[k], dgate[k], dgamma[k] = by_strength, by_gate, by_gamma
+
+
+@compiled
+def _step_back(raw, R, W, shifts, key_code, add_code, read_first, least, memory, after,
+               previous, w, heads, dheads, lines, out, dring,
+               dreads, dafter, dw, dmemory, dprevious, draw):  # fmt: skip
+    """Derivatives of `_step`.
+
+    Takes those of reads, after and w (which it uses up); fills those of memory, previous and raw.
+    """
+    M = memory.shape[0]
+    K = R + W
+    key, strength, gate, shift, gamma, erase, add = heads
+    dkey, dstrength, dgate, dshift, dgamma, derase, dadd = dheads
+    _decode(raw, K, W, M, shifts, key_code, add_code,
+            key, strength, gate, shift, gamma, erase, add)  # fmt: skip
+    squares, norms = lines[0], lines[1]
+    dprevious[:] = 0
+    if not read_first:
+        _norms(after, least, squares, norms)
+        _read_back(after, w[:R], dreads, dafter, dw[:R])
+        for k in range(R):
+            _head_back(after, norms, squares, least, previous, k, heads, lines, out, dw, dring,
+                       dafter, dprevious, dheads)  # fmt: skip
+    _write_back(memory, w[R:], erase, add, dafter, dmemory, dw[R:], derase, dadd)
+    _norms(memory, least, squares, norms)
+    if read_first:
+        _read_back(memory, w[:R], dreads, dmemory, dw[:R])
+    for k in range(0 if read_first else R, K):
+        _head_back(memory, norms, squares, least, previous, k, heads, lines, out, dw, dring,
+                   dmemory, dprevious, dheads)  # fmt: skip
+    _decode_back(raw, K, W, M, shifts, key_code, add_code, key, gate, shift, erase, add,
+                 dkey, dstrength, dgate, dshift, dgamma, derase, dadd, draw)  # fmt: skip
+
+
+@compiled
+def _lines(N, shifts, like):
+    """Scratch of one sequence, one number a location."""
+    return (
+        np.empty(N, like.dtype),
+        np.empty(N, like.dtype),
+        np.empty(N, like.dtype),
+        np.empty(N, like.dtype),
+        np.empty(N, like.dtype),
+        np.empty(N, like.dtype),
+        np.empty(N + shifts, like.dtype),
+    )
+
+
+@compiled
+def _cell(gates, previous, cell, hidden):
+    """torch.nn.LSTM's cell; the gates i, f, g, o become their values."""
+    H = hidden.size
+    for j in range(H):
+        gates[j] = sigmoid(gates[j])
+        gates[H + j] = sigmoid(gates[H + j])
+        gates[2 * H + j] = tanh(gates[2 * H + j])
+        gates[3 * H + j] = sigmoid(gates[3 * H + j])
+        cell[j] = gates[H + j] * previous[j] + gates[j] * gates[2 * H + j]
+        hidden[j] = gates[3 * H + j] * tanh(cell[j])
+
+
+@compiled
+def _cell_back(gates, previous, cell, dhidden, dcell, dgates):
+    """Derivatives of `_cell`; dcell becomes that of the previous cell."""
+    H = dhidden.size
+    one = gates.dtype.type(1)
+    for j in range(H):
+        i, f, g, o = gates[j], gates[H + j], gates[2 * H + j], gates[3 * H + j]
+        c = tanh(cell[j])
+        d = dcell[j] + dhidden[j] * o * (one - c * c)
+        dgates[j] = d * g * i * (one - i)
+        dgates[H + j] = d * previous[j] * f * (one - f)
+        dgates[2 * H + j] = d * i * (one - g * g)
+        dgates[3 * H + j] = dhidden[j] * c * o * (one - o)
+        dcell[j] = d * f
+
+
+@compiled
+def lstm_forward(begin, end, layout, least, gates, by_hidden, by_reads, emit, bias,
+                 hidden0, cell0, memory0, w0, reads0,
+                 hidden, cells, raw, memories, ws, reads, memory):  # fmt: skip
+    """Run sequences begin … end of a batch with a one-layer LSTM as controller.
+
+    Arguments:
+        layout: R, W, shifts, key and add activation, read_first.
+        gates: The input's part of the gates and their bias, (T, B, 4H); becomes their values.
+        by_hidden, by_reads, emit: Weights, (H, 4H), (R·M, 4H), (H, P); bias: (P,).
+        hidden0 … reads0: The state before; (B, H), (B, H), (B, M, N), (B, K, N), (B, R·M).
+        hidden, cells, raw, ws, reads: Filled for every step, (T, B, …).
+        memories: Filled with the memory before every STRIDE-th step.
+        memory: Filled with the memory after the last step, (B, M, N).
+
+    """
+    T = gates.shape[0]
+    R, W, shifts, key_code, add_code, read_first = layout
+    M, N = memory0.shape[1], memory0.shape[2]
+    heads = _heads(R + W, W, M, shifts, gates)
+    lines = _lines(N, shifts, gates)
+    spare = np.empty((M, N), gates.dtype)
+    for first in range(begin, end, BLOCK):
+        last = min(first + BLOCK, end)
+        for b in range(first, last):
+            memory[b] = memory0[b]
+        for t in range(T):
+            before = hidden0[first:last] if t == 0 else hidden[t - 1, first:last]
+            seen = reads0[first:last] if t == 0 else reads[t - 1, first:last]
+            _multiply(before, by_hidden, gates[t, first:last])
+            _multiply(seen, by_reads, gates[t, first:last])
+            for b in range(first, last):
+                _cell(
+                    gates[t, b], cell0[b] if t == 0 else cells[t - 1, b], cells[t, b], hidden[t, b]
+                )
+                raw[t, b] = bias
+            _multiply(hidden[t, first:last], emit, raw[t, first:last])
+            for b in range(first, last):
+                if t % STRIDE == 0 and memories.shape[0] > 0:
+                    memories[t // STRIDE, b] = memory[b]
+                _step(raw[t, b], R, W, shifts, key_code, add_code, read_first, least, memory[b],
+                      w0[b] if t == 0 else ws[t - 1, b], heads, lines, spare, ws[t, b],
+                      reads[t, b])  # fmt: skip
+                memory[b] = spare
+
+
+@compiled
+def lstm_backward(begin, end, layout, least, gates, from_gates, from_reads, from_raw,
+                  cell0, w0, cells, raw, memories, ws,
+                  dhidden, dreads, dmemory, dw, dreads_last, dhidden_last, dcell,
+                  dgates, draw):  # fmt: skip
+    """Derivatives of `lstm_forward` for sequences begin … end.
+
+    Arguments:
+        from_gates, from_reads, from_raw: Weights, (4H, H), (4H, R·M), (P, H).
+        dhidden, dreads: Of the outputs, (T, B, H) and (T, B, R·M); used up.
+        dmemory, dw, dreads_last, dhidden_last, dcell: Of the state after the last step; become
+            those of the state before the first.
+        dgates, draw: Filled, (T, B, 4H) and (T, B, P).
+
+    """
+    T = gates.shape[0]
+    R, W, shifts, key_code, add_code, read_first = layout
+    M, N = dmemory.shape[1], dmemory.shape[2]
+    K = R + W
+    heads = _heads(K, W, M, shifts, gates)
+    dheads = _heads(K, W, M, shifts, gates)
+    lines = _lines(N, shifts, gates)
+    out = np.empty(N, gates.dtype)
+    dring = np.empty(N + shifts, gates.dtype)
+    dbefore = np.empty((M, N), gates.dtype)
+    dprevious = np.empty((K, N), gates.dtype)
+    stretch = np.empty((min(BLOCK, end - begin), STRIDE + 1, M, N), gates.dtype)
+    for first in range(begin, end, BLOCK):
+        last = min(first + BLOCK, end)
+        for t in range(T - 1, -1, -1):
+            place = t % STRIDE
+            if place == STRIDE - 1 or t == T - 1:
+                _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
+                                heads, stretch)  # fmt: skip
+            for b in range(first, last):
+                for j in range(dreads.shape[2]):
+                    dreads[t, b, j] += dreads_last[b, j]
+                _step_back(raw[t, b], R, W, shifts, key_code, add_code, read_first, least,
+                           stretch[b - first, place], stretch[b - first, place + 1],
+                           w0[b] if t == 0 else ws[t - 1, b], ws[t, b], heads, dheads, lines, out,
+                           dring, dreads[t, b], dmemory[b], dw[b], dbefore, dprevious,
+                           draw[t, b])  # fmt: skip
+                dmemory[b] = dbefore
+                dw[b] = dprevious
+                for j in range(dhidden.shape[2]):
+                    dhidden[t, b, j] += dhidden_last[b, j]
+            _multiply(draw[t, first:last], from_raw, dhidden[t, first:last])
+            for b in range(first, last):
+                _cell_back(gates[t, b], cell0[b] if t == 0 else cells[t - 1, b], cells[t, b],
+                           dhidden[t, b], dcell[b], dgates[t, b])  # fmt: skip
+                dhidden_last[b] = 0
+                dreads_last[b] = 0
+            _multiply(dgates[t, first:last], from_gates, dhidden_last[first:last])
+            _multiply(dgates[t, first:last], from_reads, dreads_last[first:last])
+
+
+@compiled
+def _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
+                    heads, stretch):  # fmt: skip
+    """Write again what the steps of t's stretch wrote, from the memory kept before it."""
+    key, strength, gate, shift, gamma, erase, add = heads
+    start = t - t % STRIDE
+    M = stretch.shape[2]
+    for b in range(first, last):
+        stretch[b - first, 0] = memories[t // STRIDE, b]
+        for s in range(start, t + 1):
+            _decode(raw[s, b], R + W, W, M, shifts, key_code, add_code,
+                    key, strength, gate, shift, gamma, erase, add)  # fmt: skip
+            _write(stretch[b - first, s - start], ws[s, b, R:], erase, add,
+                   stretch[b - first, s - start + 1])  # fmt: skip
+
+
+def compile_for(dtype: np.dtype) -> None:
+    """Compile what is called from outside, by running it on one step of the smallest machine."""
+
+    def zeros(*shape: int) -> np.ndarray:
+        return np.zeros(shape, dtype)
+
+    P = 4 + 2 + 3 * 2
+    layout, least = (1, 1, 1, 0, 0, 1), dtype.type(1e-4)
+    cell, memory, w, reads = zeros(1, 1), zeros(1, 1, 1), np.ones((1, 2, 1), dtype), zeros(1, 1)
+    gates, raw, hidden, cells = zeros(1, 1, 4), zeros(1, 1, P), zeros(1, 1, 1), zeros(1, 1, 1)
+    memories, ws, seen = zeros(1, 1, 1, 1), zeros(1, 1, 2, 1), zeros(1, 1, 1)
+    lstm_forward(
+        0, 1, layout, least, gates, zeros(1, 4), zeros(1, 4), zeros(1, P), zeros(P),
+        cell, cell.copy(), memory, w, reads,
+        hidden, cells, raw, memories, ws, seen, memory.copy(),
+    )  # fmt: skip
+    lstm_backward(
+        0, 1, layout, least, gates, zeros(4, 1), zeros(4, 1), zeros(P, 1),
+        cell, w, cells, raw, memories, ws,
+        hidden.copy(), seen.copy(), memory.copy(), w.copy(), reads.copy(), cell.copy(), cell.copy(),
+        gates.copy(), raw.copy(),
+    )  # fmt: skip
