@@ -41,7 +41,9 @@ def network(controller="lstm", spread=0.7, seed=0, dtype=torch.float64, **kinds)
     """A small machine whose gates and weightings are far from even."""
     torch.manual_seed(seed)
     make = CONTROLLERS.get(controller, controller)
-    net = NTM(IN, OUT, **{"memory_size": N, "word_size": M, "controller": make, **kinds}).to(dtype)
+    # The reference is the definition; tests/kernels hold the other engines against it.
+    sizes = {"memory_size": N, "word_size": M, "controller": make, "engine": "reference"}
+    net = NTM(IN, OUT, **{**sizes, **kinds}).to(dtype)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.normal_(0, spread)
