@@ -30,6 +30,7 @@ class OptimizerSchema:
     decay: str = MISSING
     clip_value: float | None = MISSING
     clip_norm: float | None = MISSING
+    clip_factor: float | None = MISSING
 
 
 @dataclass

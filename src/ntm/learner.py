@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -25,6 +27,9 @@ class Learner(pl.LightningModule):
         decay: How the learning rate falls over the budget: ``none``, ``linear`` or ``cosine``.
         clip_value: Largest absolute value of a gradient's element, applied first; null for none.
         clip_norm: Largest norm of the whole gradient; null for none.
+        clip_factor: Largest norm as a multiple of its own running average, where that is below
+            ``clip_norm``; null for none. Once a task is solved gradients are small, and one hard
+            sequence would otherwise undo what was learned.
 
     Raises:
         ValueError: An argument is out of range; the message begins with its name.
@@ -38,10 +43,12 @@ class Learner(pl.LightningModule):
         decay: str = "none",
         clip_value: float | None = None,
         clip_norm: float | None = None,
+        clip_factor: float | None = None,
     ) -> None:
         super().__init__()
         check_choice("decay", decay, DECAYS)
-        for name, value in (("clip_value", clip_value), ("clip_norm", clip_norm)):
+        clips = {"clip_value": clip_value, "clip_norm": clip_norm, "clip_factor": clip_factor}
+        for name, value in clips.items():
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be above 0, or null for no clipping, got {value}")
         self.network = network
@@ -49,6 +56,9 @@ class Learner(pl.LightningModule):
         self.decay = decay
         self.clip_value = clip_value
         self.clip_norm = clip_norm
+        self.clip_factor = clip_factor
+        self.average_norm: Tensor
+        self.register_buffer("average_norm", torch.tensor(0.0))
         self.train_metrics = SequenceMetrics()
         self.val_metrics = SequenceMetrics()
         self.test_metrics = SequenceMetrics()
@@ -95,11 +105,28 @@ class Learner(pl.LightningModule):
         }
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        """Clip by value, then by norm, where asked to."""
+        """Clip by value, then by norm, where asked to; nothing here waits for the device."""
         if self.clip_value is not None:
             nn.utils.clip_grad_value_(self.parameters(), self.clip_value)
-        if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters(), self.clip_norm)
+        if self.clip_norm is None and self.clip_factor is None:
+            return
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        limit = self._norm_limit(norm)
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+
+    def _norm_limit(self, norm: Tensor) -> Tensor:
+        """The largest norm allowed now; takes note of this one, outliers held."""
+        highest = torch.full_like(norm, math.inf if self.clip_norm is None else self.clip_norm)
+        if self.clip_factor is None:
+            return highest
+        average = self.average_norm
+        limit = torch.where(average > 0, (self.clip_factor * average).minimum(highest), highest)
+        seen = norm.minimum(2 * limit)
+        after = torch.where(average > 0, torch.lerp(average, seen, 1 / 50), seen)
+        self.average_norm.copy_(torch.where(torch.isfinite(norm), after, average))
+        return limit
 
     def _common_step(self, batch: Batch, metrics: SequenceMetrics) -> Counts:
         counts = count(self(batch.inputs), batch)

@@ -273,7 +273,12 @@ def _learner(network: nn.Module, config: DictConfig) -> Learner:
     algorithm = build(optimizer.algorithm, "optimizer.algorithm")
     try:
         learner = Learner(
-            network, algorithm, optimizer.decay, optimizer.clip_value, optimizer.clip_norm
+            network,
+            algorithm,
+            optimizer.decay,
+            optimizer.clip_value,
+            optimizer.clip_norm,
+            optimizer.clip_factor,
         )
     except ValueError as error:
         raise ConfigurationError(f"optimizer.{one_line(error)}") from error
