@@ -19,8 +19,6 @@ STEPS_AT_ONCE = 256
 """Time steps per call of the network; the state goes from one call to the next."""
 ELEMENTS_AT_ONCE = 4_000_000
 """Elements of memory, over the sequences run side by side."""
-EXAMPLE_STEPS = 500
-"""Longest sequence whose inside is drawn; beyond, a picture has more steps than pixels."""
 
 
 class Answer(NamedTuple):
@@ -124,9 +122,12 @@ def inside(network: nn.Module, task: Task, difficulty: int) -> Inside | None:
 
 
 def inside_difficulty(task: Task, difficulties: Sequence[int]) -> int:
-    """The difficulty to look inside at: the largest that was trained on, else the smallest."""
-    trained = [d for d in difficulties if d <= task.difficulties[1]]
-    return max(trained) if trained else min(difficulties)
+    """The difficulty to look inside at: the hardest given that was trained on, else the task's.
+
+    A picture of a longer sequence has more steps than pixels, and its memories fill a gigabyte.
+    """
+    hardest = task.difficulties[1]
+    return max((d for d in difficulties if d <= hardest), default=hardest)
 
 
 @contextmanager
