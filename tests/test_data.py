@@ -236,3 +236,8 @@ class TestFixedSets:
             assert one.inputs.shape[1] + other.inputs.shape[1] == batch.inputs.shape[1]
             assert same(one, rows(batch, 0, 2))
             assert same(other, rows(batch, 1, 2))
+
+
+def test_batches_lie_where_products_round_alike_in_every_process():
+    for k in range(20):
+        assert all(part.data_ptr() % 64 == 0 for part in sample(Copy(), TRAINING, k, 3, (1, 20)))

@@ -31,7 +31,10 @@ def sample(
 ) -> Batch:
     """Batch ``index`` of a split: the same for the same arguments, on every machine."""
     entropy = np.random.SeedSequence([seed, split, index, *difficulties])
-    return task.sample(np.random.Generator(np.random.Philox(entropy)), batch_size, difficulties)
+    batch = task.sample(np.random.Generator(np.random.Philox(entropy)), batch_size, difficulties)
+    # Into torch's own aligned memory: where NumPy's lies differs from process to process, and
+    # matrix products round differently with it.
+    return Batch(*(part.clone() for part in batch))
 
 
 def fixed_set(task: Task, split: int, at_least: int) -> list[Batch]:
