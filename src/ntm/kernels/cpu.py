@@ -34,7 +34,21 @@ def compiled(function: Any) -> Any:
     return njit(fastmath=SAFE, nogil=True, error_model="numpy", cache=KEEP)(function)
 
 
-@compiled
+def inlined(function: Any) -> Any:
+    """Part of every compiled function that calls it.
+
+    Not a function of its own: two callers would each bring a copy, optimised by its own
+    surroundings, and the loader takes now this one and now that, with other roundings.
+    """
+    return njit(fastmath=SAFE, nogil=True, error_model="numpy", forceinline=True)(function)
+
+
+def pasted(function: Any) -> Any:
+    """Likewise, but before types are known: for what has one caller, and is long."""
+    return njit(inline="always")(function)
+
+
+@inlined
 def _activate(code, x, y):
     """Y = activation(x)."""
     if code == TANH:
@@ -51,7 +65,7 @@ def _activate(code, x, y):
             y[j] = x[j]
 
 
-@compiled
+@inlined
 def _activate_back(code, y, dy, dx):
     """Dx = dy · activation'(x), by the activation's value y."""
     one = y.dtype.type(1)
@@ -69,7 +83,7 @@ def _activate_back(code, y, dy, dx):
             dx[j] = dy[j]
 
 
-@compiled
+@inlined
 def _multiply(x, weight, y):
     """Y += x · weight for a block of rows; four rows of the weight at a time."""
     rows, inner = x.shape
@@ -89,7 +103,7 @@ def _multiply(x, weight, y):
                 y[b, j] += x0 * weight[k, j]
 
 
-@compiled
+@inlined
 def _decode(
     raw, K, W, M, shifts, key_code, add_code, key, strength, gate, shift, gamma, erase, add
 ):
@@ -121,7 +135,7 @@ def _decode(
         at += M
 
 
-@compiled
+@inlined
 def _decode_back(
     raw, K, W, M, shifts, key_code, add_code,
     key, gate, shift, erase, add,
@@ -151,7 +165,7 @@ def _decode_back(
         at += M
 
 
-@compiled
+@inlined
 def _norms(memory, least, squares, norms):
     """Square and floored length of every location."""
     M, N = memory.shape
@@ -165,7 +179,7 @@ def _norms(memory, least, squares, norms):
         norms[n] = np.sqrt(least if squares[n] < least else squares[n])
 
 
-@compiled
+@inlined
 def _address(
     memory, norms, least, previous, key, strength, gate, shift, gamma,
     similarity, content, ring, shifted, powers, w,
@@ -231,7 +245,7 @@ def _address(
     return key_norm, peak, total_power
 
 
-@compiled
+@inlined
 def _address_back(
     memory, norms, squares, least, previous, key, strength, gate, shift, gamma,
     similarity, content, ring, shifted, powers, w,
@@ -312,7 +326,7 @@ def _address_back(
     return dstrength, dgate, dgamma
 
 
-@compiled
+@inlined
 def _write(memory, w, erase, add, after):
     """G14 eq. 3 and 4: all heads erase, then all add."""
     W = w.shape[0]
@@ -337,7 +351,7 @@ def _write(memory, w, erase, add, after):
                     out[n] += wh[n] * a
 
 
-@compiled
+@inlined
 def _write_back(memory, w, erase, add, dafter, dmemory, dw, derase, dadd):
     """Derivatives of `_write`; fills dmemory, derase and dadd, adds to dw."""
     W = w.shape[0]
@@ -379,7 +393,7 @@ def _write_back(memory, w, erase, add, dafter, dmemory, dw, derase, dadd):
             out[n] = kept
 
 
-@compiled
+@inlined
 def _read(memory, w, reads):
     """G14 eq. 2, for R heads; reads is (R · M,)."""
     R = w.shape[0]
@@ -393,7 +407,7 @@ def _read(memory, w, reads):
             reads[k * M + m] = total
 
 
-@compiled
+@inlined
 def _read_back(memory, w, dreads, dmemory, dw):
     """Derivatives of `_read`; adds to both."""
     R = w.shape[0]
@@ -406,7 +420,28 @@ def _read_back(memory, w, dreads, dmemory, dw):
                 drow[n] += d * w[k, n]
 
 
-@compiled
+@inlined
+def _copy(source, target):
+    """Element by element: assigning arrays would compile Numba's shape messages along."""
+    for j in range(source.size):
+        target[j] = source[j]
+
+
+@inlined
+def _copy_rows(source, target):
+    """The same for a matrix."""
+    for m in range(source.shape[0]):
+        _copy(source[m], target[m])
+
+
+@inlined
+def _zero(x):
+    """Fill with 0."""
+    for j in range(x.size):
+        x[j] = 0
+
+
+@inlined
 def _heads(K, W, M, shifts, like):
     """Scratch for what the heads of one sequence are told."""
     return (
@@ -420,35 +455,41 @@ def _heads(K, W, M, shifts, like):
     )
 
 
-@compiled
+@pasted
 def _step(raw, R, W, shifts, key_code, add_code, read_first, least, memory, previous,
           heads, lines, after, w, reads):  # fmt: skip
-    """One step of one sequence: address, read, write; fills after, w and reads."""
+    """One step of one sequence; fills after, w and reads.
+
+    Heads address memory as it was, or the read heads as it is once written.
+    """
     M = memory.shape[0]
     K = R + W
     key, strength, gate, shift, gamma, erase, add = heads
     _decode(raw, K, W, M, shifts, key_code, add_code,
             key, strength, gate, shift, gamma, erase, add)  # fmt: skip
     squares, norms, similarity, content, shifted, powers, ring = lines
-    _norms(memory, least, squares, norms)
-    for k in range(K):
-        if k < R and not read_first:
-            continue
-        _address(memory, norms, least, previous[k], key[k], strength[k], gate[k], shift[k],
-                 gamma[k], similarity, content, ring, shifted, powers, w[k])  # fmt: skip
+    for written in range(1 if read_first else 2):
+        first, last = _heads_at(written, read_first, R, K)
+        seen = after if written else memory
+        _norms(seen, least, squares, norms)
+        for k in range(first, last):
+            _address(seen, norms, least, previous[k], key[k], strength[k], gate[k], shift[k],
+                     gamma[k], similarity, content, ring, shifted, powers, w[k])  # fmt: skip
+        if first == 0:
+            _read(seen, w[:R], reads)
+        if not written:
+            _write(memory, w[R:], erase, add, after)
+
+
+@inlined
+def _heads_at(written, read_first, R, K):
+    """First and last + 1 of the heads that address memory before or after it is written."""
     if read_first:
-        _read(memory, w[:R], reads)
-        _write(memory, w[R:], erase, add, after)
-        return
-    _write(memory, w[R:], erase, add, after)
-    _norms(after, least, squares, norms)
-    for k in range(R):
-        _address(after, norms, least, previous[k], key[k], strength[k], gate[k], shift[k],
-                 gamma[k], similarity, content, ring, shifted, powers, w[k])  # fmt: skip
-    _read(after, w[:R], reads)
+        return 0, K
+    return (0, R) if written else (R, K)
 
 
-@compiled
+@pasted
 def _head_back(memory, norms, squares, least, previous, k, heads, lines, out, dw, dring,
                dmemory, dprevious, dheads):  # fmt: skip
     """Address again, then backward through it."""
@@ -467,7 +508,7 @@ def _head_back(memory, norms, squares, least, previous, k, heads, lines, out, dw
     dstrength[k], dgate[k], dgamma[k] = by_strength, by_gate, by_gamma
 
 
-@compiled
+@pasted
 def _step_back(raw, R, W, shifts, key_code, add_code, read_first, least, memory, after,
                previous, w, heads, dheads, lines, out, dring,
                dreads, dafter, dw, dmemory, dprevious, draw):  # fmt: skip
@@ -482,25 +523,24 @@ def _step_back(raw, R, W, shifts, key_code, add_code, read_first, least, memory,
     _decode(raw, K, W, M, shifts, key_code, add_code,
             key, strength, gate, shift, gamma, erase, add)  # fmt: skip
     squares, norms = lines[0], lines[1]
-    dprevious[:] = 0
-    if not read_first:
-        _norms(after, least, squares, norms)
-        _read_back(after, w[:R], dreads, dafter, dw[:R])
-        for k in range(R):
-            _head_back(after, norms, squares, least, previous, k, heads, lines, out, dw, dring,
-                       dafter, dprevious, dheads)  # fmt: skip
-    _write_back(memory, w[R:], erase, add, dafter, dmemory, dw[R:], derase, dadd)
-    _norms(memory, least, squares, norms)
-    if read_first:
-        _read_back(memory, w[:R], dreads, dmemory, dw[:R])
-    for k in range(0 if read_first else R, K):
-        _head_back(memory, norms, squares, least, previous, k, heads, lines, out, dw, dring,
-                   dmemory, dprevious, dheads)  # fmt: skip
+    for k in range(K):
+        _zero(dprevious[k])
+    for written in range(0 if read_first else 1, -1, -1):
+        first, last = _heads_at(written, read_first, R, K)
+        seen, dseen = (after, dafter) if written else (memory, dmemory)
+        if not written:
+            _write_back(memory, w[R:], erase, add, dafter, dmemory, dw[R:], derase, dadd)
+        if first == 0:
+            _read_back(seen, w[:R], dreads, dseen, dw[:R])
+        _norms(seen, least, squares, norms)
+        for k in range(first, last):
+            _head_back(seen, norms, squares, least, previous, k, heads, lines, out, dw, dring,
+                       dseen, dprevious, dheads)  # fmt: skip
     _decode_back(raw, K, W, M, shifts, key_code, add_code, key, gate, shift, erase, add,
                  dkey, dstrength, dgate, dshift, dgamma, derase, dadd, draw)  # fmt: skip
 
 
-@compiled
+@inlined
 def _lines(N, shifts, like):
     """Scratch of one sequence, one number a location."""
     return (
@@ -514,7 +554,7 @@ def _lines(N, shifts, like):
     )
 
 
-@compiled
+@inlined
 def _cell(gates, previous, cell, hidden):
     """torch.nn.LSTM's cell; the gates i, f, g, o become their values."""
     H = hidden.size
@@ -527,7 +567,7 @@ def _cell(gates, previous, cell, hidden):
         hidden[j] = gates[3 * H + j] * tanh(cell[j])
 
 
-@compiled
+@inlined
 def _cell_back(gates, previous, cell, dhidden, dcell, dgates):
     """Derivatives of `_cell`; dcell becomes that of the previous cell."""
     H = dhidden.size
@@ -568,7 +608,7 @@ def lstm_forward(begin, end, layout, least, gates, by_hidden, by_reads, emit, bi
     for first in range(begin, end, BLOCK):
         last = min(first + BLOCK, end)
         for b in range(first, last):
-            memory[b] = memory0[b]
+            _copy_rows(memory0[b], memory[b])
         for t in range(T):
             before = hidden0[first:last] if t == 0 else hidden[t - 1, first:last]
             seen = reads0[first:last] if t == 0 else reads[t - 1, first:last]
@@ -578,15 +618,15 @@ def lstm_forward(begin, end, layout, least, gates, by_hidden, by_reads, emit, bi
                 _cell(
                     gates[t, b], cell0[b] if t == 0 else cells[t - 1, b], cells[t, b], hidden[t, b]
                 )
-                raw[t, b] = bias
+                _copy(bias, raw[t, b])
             _multiply(hidden[t, first:last], emit, raw[t, first:last])
             for b in range(first, last):
                 if t % STRIDE == 0 and memories.shape[0] > 0:
-                    memories[t // STRIDE, b] = memory[b]
+                    _copy_rows(memory[b], memories[t // STRIDE, b])
                 _step(raw[t, b], R, W, shifts, key_code, add_code, read_first, least, memory[b],
                       w0[b] if t == 0 else ws[t - 1, b], heads, lines, spare, ws[t, b],
                       reads[t, b])  # fmt: skip
-                memory[b] = spare
+                _copy_rows(spare, memory[b])
 
 
 @compiled
@@ -631,21 +671,21 @@ def lstm_backward(begin, end, layout, least, gates, from_gates, from_reads, from
                            w0[b] if t == 0 else ws[t - 1, b], ws[t, b], heads, dheads, lines, out,
                            dring, dreads[t, b], dmemory[b], dw[b], dbefore, dprevious,
                            draw[t, b])  # fmt: skip
-                dmemory[b] = dbefore
-                dw[b] = dprevious
+                _copy_rows(dbefore, dmemory[b])
+                _copy_rows(dprevious, dw[b])
                 for j in range(dhidden.shape[2]):
                     dhidden[t, b, j] += dhidden_last[b, j]
             _multiply(draw[t, first:last], from_raw, dhidden[t, first:last])
             for b in range(first, last):
                 _cell_back(gates[t, b], cell0[b] if t == 0 else cells[t - 1, b], cells[t, b],
                            dhidden[t, b], dcell[b], dgates[t, b])  # fmt: skip
-                dhidden_last[b] = 0
-                dreads_last[b] = 0
+                _zero(dhidden_last[b])
+                _zero(dreads_last[b])
             _multiply(dgates[t, first:last], from_gates, dhidden_last[first:last])
             _multiply(dgates[t, first:last], from_reads, dreads_last[first:last])
 
 
-@compiled
+@pasted
 def _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
                     heads, stretch):  # fmt: skip
     """Write again what the steps of t's stretch wrote, from the memory kept before it."""
@@ -653,7 +693,7 @@ def _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, m
     start = t - t % STRIDE
     M = stretch.shape[2]
     for b in range(first, last):
-        stretch[b - first, 0] = memories[t // STRIDE, b]
+        _copy_rows(memories[t // STRIDE, b], stretch[b - first, 0])
         for s in range(start, t + 1):
             _decode(raw[s, b], R + W, W, M, shifts, key_code, add_code,
                     key, strength, gate, shift, gamma, erase, add)  # fmt: skip

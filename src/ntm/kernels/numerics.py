@@ -29,7 +29,7 @@ ZERO, HALF, ONE, TWO = f(0), f(0.5), f(1), f(2)
 LOWEST, HIGHEST = f(-87.3), f(88.0)
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def _exp_single(x: Any) -> Any:
     held = LOWEST if x < LOWEST else (HIGHEST if x > HIGHEST else x)
     n = np.floor(held * LOG2E + HALF)
@@ -39,7 +39,7 @@ def _exp_single(x: Any) -> Any:
     return (tail * r * r + r + ONE) * i(power).view(np.float32)
 
 
-@register_jitable
+@register_jitable(forceinline=True)
 def _log_single(x: Any) -> Any:
     bits = f(x).view(np.int32)
     exponent = f(i(bits >> i(23)) - i(126))
@@ -55,48 +55,39 @@ def _log_single(x: Any) -> Any:
 
 def exp(x: Any) -> Any:
     """E to the x; in single precision x is held within what a float32 can hold."""
-    raise NotImplementedError  # for compiled functions alone
+    return math.exp(x)
 
 
 def log(x: Any) -> Any:
     """Natural logarithm of a positive normal number."""
-    raise NotImplementedError
+    return math.log(x)
 
 
 def sigmoid(x: Any) -> Any:
     """1 / (1 + e^−x)."""
-    raise NotImplementedError
+    return 1.0 / (1.0 + math.exp(-x))
 
 
 def softplus(x: Any) -> Any:
     """log(1 + e^x)."""
-    raise NotImplementedError
+    return (0.0 if x < 0 else x) + math.log1p(math.exp(-abs(x)))
 
 
 def tanh(x: Any) -> Any:
     """Hyperbolic tangent."""
-    raise NotImplementedError
+    return math.tanh(x)
 
 
-def _dispatch(function: Callable, single: Callable, double: Callable) -> None:
+def _in_single(function: Callable, single: Callable) -> None:
+    """Let compiled functions take ``single`` for float32, the function itself for float64."""
+    source = register_jitable(forceinline=True)(function)
+    use = overload(function, jit_options={"forceinline": True})
     # Lambdas, because compiled overloads may not be annotated.
-    overload(function, inline="never")(lambda x: single if x == types.float32 else double)
+    use(lambda x: single if x == types.float32 else lambda x: source(x))
 
 
-_dispatch(exp, lambda x: _exp_single(x), lambda x: math.exp(x))
-_dispatch(log, lambda x: _log_single(x), lambda x: math.log(x))
-_dispatch(
-    sigmoid,
-    lambda x: ONE / (ONE + _exp_single(-x)),
-    lambda x: 1.0 / (1.0 + math.exp(-x)),
-)
-_dispatch(
-    softplus,
-    lambda x: (ZERO if x < ZERO else x) + _log_single(ONE + _exp_single(-abs(x))),
-    lambda x: (0.0 if x < 0 else x) + math.log1p(math.exp(-abs(x))),
-)
-_dispatch(
-    tanh,
-    lambda x: ONE - TWO / (_exp_single(TWO * x) + ONE),
-    lambda x: math.tanh(x),
-)
+_in_single(exp, lambda x: _exp_single(x))
+_in_single(log, lambda x: _log_single(x))
+_in_single(sigmoid, lambda x: ONE / (ONE + _exp_single(-x)))
+_in_single(softplus, lambda x: (ZERO if x < ZERO else x) + _log_single(ONE + _exp_single(-abs(x))))
+_in_single(tanh, lambda x: ONE - TWO / (_exp_single(TWO * x) + ONE))
