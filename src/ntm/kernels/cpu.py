@@ -21,7 +21,7 @@ from numba import njit
 
 from ntm.kernels.compiling import cached
 from ntm.kernels.conventions import RELU, SIGMOID, STRIDE, TANH
-from ntm.kernels.numerics import exp, log, sigmoid, softplus, tanh
+from ntm.kernels.numerics import exp, in_order, log, ordered, sigmoid, softplus, tanh
 
 SAFE = {"contract", "nsz", "arcp", "reassoc"}  # nothing that assumes finite numbers
 KEEP = cached()
@@ -85,22 +85,28 @@ def _activate_back(code, y, dy, dx):
 
 @inlined
 def _multiply(x, weight, y):
-    """Y += x · weight for a block of rows; four rows of the weight at a time."""
+    """Y += x · weight for a block of rows; eight rows of the weight at a time."""
     rows, inner = x.shape
     outer = weight.shape[1]
-    whole = inner - inner % 4
-    for k in range(0, whole, 4):
+    whole = inner - inner % 8
+    for k in range(0, whole, 8):
         w0, w1, w2, w3 = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
+        w4, w5, w6, w7 = weight[k + 4], weight[k + 5], weight[k + 6], weight[k + 7]
         for b in range(rows):
             x0, x1, x2, x3 = x[b, k], x[b, k + 1], x[b, k + 2], x[b, k + 3]
+            x4, x5, x6, x7 = x[b, k + 4], x[b, k + 5], x[b, k + 6], x[b, k + 7]
             row = y[b]
             for j in range(outer):
-                row[j] += x0 * w0[j] + x1 * w1[j] + x2 * w2[j] + x3 * w3[j]
+                row[j] += (
+                    x0 * w0[j] + x1 * w1[j] + x2 * w2[j] + x3 * w3[j]
+                    + x4 * w4[j] + x5 * w5[j] + x6 * w6[j] + x7 * w7[j]
+                )  # fmt: skip
     for k in range(whole, inner):
         for b in range(rows):
             x0 = x[b, k]
+            row, w0 = y[b], weight[k]
             for j in range(outer):
-                y[b, j] += x0 * weight[k, j]
+                row[j] += x0 * w0[j]
 
 
 @inlined
@@ -204,11 +210,11 @@ def _address(
         row, scale = memory[m], key[m] / key_norm
         for n in range(N):
             similarity[n] += scale * row[n]
-    largest = strength * similarity[0] / norms[0]
+    top = ordered(strength * similarity[0] / norms[0])
     for n in range(N):
         similarity[n] /= norms[n]
-        z = strength * similarity[n]
-        largest = z if z > largest else largest
+        top = max(top, ordered(strength * similarity[n]))
+    largest = in_order(top)
     # eq. 5: focus by content
     total = zero
     for n in range(N):
@@ -230,9 +236,10 @@ def _address(
         for n in range(N):
             shifted[n] += s * ring[n + 2 * S - j]
     # eq. 9: sharpening, of weights divided by the largest
-    peak = shifted[0]
+    top = ordered(shifted[0])
     for n in range(N):
-        peak = shifted[n] if shifted[n] > peak else peak
+        top = max(top, ordered(shifted[n]))
+    peak = in_order(top)
     tiny = memory.dtype.type(1.2e-38)
     for n in range(N):
         u = shifted[n] / peak

@@ -8,12 +8,12 @@ C library's. NaN stays NaN.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 from numba import types
-from numba.extending import overload, register_jitable
+from numba.extending import overload
 
 f = np.float32
 i = np.int32
@@ -29,7 +29,6 @@ ZERO, HALF, ONE, TWO = f(0), f(0.5), f(1), f(2)
 LOWEST, HIGHEST = f(-87.3), f(88.0)
 
 
-@register_jitable(forceinline=True)
 def _exp_single(x: Any) -> Any:
     held = LOWEST if x < LOWEST else (HIGHEST if x > HIGHEST else x)
     n = np.floor(held * LOG2E + HALF)
@@ -39,7 +38,6 @@ def _exp_single(x: Any) -> Any:
     return (tail * r * r + r + ONE) * i(power).view(np.float32)
 
 
-@register_jitable(forceinline=True)
 def _log_single(x: Any) -> Any:
     bits = f(x).view(np.int32)
     exponent = f(i(bits >> i(23)) - i(126))
@@ -78,16 +76,47 @@ def tanh(x: Any) -> Any:
     return math.tanh(x)
 
 
-def _in_single(function: Callable, single: Callable) -> None:
-    """Let compiled functions take ``single`` for float32, the function itself for float64."""
-    source = register_jitable(forceinline=True)(function)
-    use = overload(function, jit_options={"forceinline": True})
-    # Lambdas, because compiled overloads may not be annotated.
-    use(lambda x: single if x == types.float32 else lambda x: source(x))
+def ordered(x: Any) -> Any:
+    """An integer that is the larger, the larger x is.
+
+    A search for the largest of numbers goes one by one, for the sake of NaN; of integers it goes
+    many at a time. NaN comes out beyond infinity, on the side of its sign.
+    """
+    bits = np.float64(x).view(np.int64)
+    return bits ^ ((bits >> 63) & 0x7FFFFFFFFFFFFFFF)
 
 
-_in_single(exp, lambda x: _exp_single(x))
-_in_single(log, lambda x: _log_single(x))
-_in_single(sigmoid, lambda x: ONE / (ONE + _exp_single(-x)))
-_in_single(softplus, lambda x: (ZERO if x < ZERO else x) + _log_single(ONE + _exp_single(-abs(x))))
-_in_single(tanh, lambda x: ONE - TWO / (_exp_single(TWO * x) + ONE))
+def _ordered_single(x: Any) -> Any:
+    bits = f(x).view(np.int32)
+    return i(bits ^ i(i(bits >> i(31)) & i(0x7FFFFFFF)))
+
+
+def in_order(x: Any) -> Any:
+    """The number that an integer of `ordered` stands for."""
+    return np.int64(x ^ ((x >> 63) & 0x7FFFFFFFFFFFFFFF)).view(np.float64)
+
+
+def _in_order_single(x: Any) -> Any:
+    return i(x ^ i(i(x >> i(31)) & i(0x7FFFFFFF))).view(np.float32)
+
+
+def _bare(function: FunctionType) -> FunctionType:
+    """The function without its annotations, which Numba would have agree with its own."""
+    return FunctionType(function.__code__, function.__globals__)
+
+
+def _in_single(function: Any, single: Any) -> None:
+    """Let compiled functions take ``single`` for single precision, else the function itself."""
+    single_precision = (types.float32, types.int32)
+    chosen = _bare(single), _bare(function)
+    implement = overload(function, jit_options={"forceinline": True})
+    implement(lambda x: chosen[0] if x in single_precision else chosen[1])
+
+
+_in_single(exp, _exp_single)
+_in_single(log, _log_single)
+_in_single(sigmoid, lambda x: ONE / (ONE + exp(-x)))
+_in_single(softplus, lambda x: (ZERO if x < ZERO else x) + log(ONE + exp(-abs(x))))
+_in_single(tanh, lambda x: ONE - TWO / (exp(TWO * x) + ONE))
+_in_single(ordered, _ordered_single)
+_in_single(in_order, _in_order_single)
