@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ntm.kernels import fused  # noqa: F401  registers the operators
 from ntm.machine import NTM, FeedforwardController, LSTMController, NTMState
+from ntm.machine import ntm as ntm_module
 from ntm.machine.addressing import NORM_FLOOR
 
 WIDTH, OUT = 5, 3
@@ -244,22 +245,28 @@ def test_without_gradients_no_memories_are_kept():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("arguments", "said"),
     [
-        ({"controller": FeedforwardController}, "LSTM controller of one layer"),
-        ({"controller": functools.partial(LSTMController, num_layers=2)}, "one layer"),
-        ({"controller": functools.partial(LSTMController, dropout=0.5)}, "without dropout"),
+        ({}, "engine auto: fused, whole sequences at once"),
+        ({"controller": FeedforwardController}, "engine auto: fused, whole sequences at once"),
+        (
+            {"controller": functools.partial(LSTMController, num_layers=2)},
+            "engine auto: fused, step by step: the LSTM controller has more than one layer",
+        ),
+        (
+            {"controller": functools.partial(LSTMController, dropout=0.5)},
+            "engine auto: fused, step by step: the controller drops out",
+        ),
     ],
-    ids=["feedforward", "two layers", "dropout"],
+    ids=["lstm", "feedforward", "two layers", "dropout"],
 )
-def test_auto_serves_the_others_and_asking_for_fused_says_why_not(arguments, reason):
-    inputs = torch.randn(3, 2, WIDTH)
-    torch.manual_seed(0)
+def test_auto_says_once_what_it_picked_and_why(arguments, said, caplog):
+    caplog.set_level("INFO", logger="ntm")
+    ntm_module._announce.cache_clear()
     auto = NTM(WIDTH, OUT, 7, 3, engine="auto", **arguments)
-    assert auto.engine_for("cpu", torch.float32) == "reference"
-    auto(inputs)
-    with pytest.raises(ValueError, match=reason):
-        NTM(WIDTH, OUT, 7, 3, engine="fused", **arguments)(inputs)
+    assert auto.engine_for("cpu", torch.float32) == "fused"
+    auto(torch.randn(3, 2, WIDTH))
+    assert [r.message for r in caplog.records if r.message.startswith("engine")] == [said]
 
 
 def test_other_precisions_and_devices_are_refused_with_the_reason():

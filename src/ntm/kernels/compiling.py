@@ -26,10 +26,11 @@ logger = logging.getLogger("ntm")
 
 
 @cache
-def kernels(dtype: str) -> ModuleType:
-    """`ntm.kernels.cpu`, compiled for a precision.
+def kernels(controller: str, dtype: str) -> ModuleType:
+    """`ntm.kernels.cpu`, with what serves a controller in a precision compiled.
 
     Args:
+        controller: ``lstm``, ``feedforward`` or ``any``.
         dtype: ``float32`` or ``float64``.
 
     """
@@ -38,12 +39,12 @@ def kernels(dtype: str) -> ModuleType:
     folder = _cache_folder()
     lock: Any = nullcontext() if folder is None else FileLock(folder / "lock")
     with lock:
-        ready = folder / dtype if folder is not None else None
+        ready = folder / f"{controller}-{dtype}" if folder is not None else None
         if ready is None or not ready.exists():
-            logger.info("compiling the fused engine for %s, once on this machine", dtype)
+            logger.info("compiling the fused engine, once on this machine")
         numba.config.CACHE_DIR = str(folder or "")  # type: ignore[attr-defined]
         module = importlib.import_module("ntm.kernels.cpu")
-        module.compile_for(np.dtype(dtype))
+        module.compile_for(controller, np.dtype(dtype))
         if ready is not None:
             ready.touch()
     return module

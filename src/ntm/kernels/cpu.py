@@ -590,6 +590,76 @@ def _cell_back(gates, previous, cell, dhidden, dcell, dgates):
         dcell[j] = d * f
 
 
+@pasted
+def _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
+                    heads, stretch):  # fmt: skip
+    """Write again what the steps of t's stretch wrote, from the memory kept before it."""
+    key, strength, gate, shift, gamma, erase, add = heads
+    start = t - t % STRIDE
+    M = stretch.shape[2]
+    for b in range(first, last):
+        _copy_rows(memories[t // STRIDE, b], stretch[b - first, 0])
+        for s in range(start, t + 1):
+            _decode(raw[s, b], R + W, W, M, shifts, key_code, add_code,
+                    key, strength, gate, shift, gamma, erase, add)  # fmt: skip
+            _write(stretch[b - first, s - start], ws[s, b, R:], erase, add,
+                   stretch[b - first, s - start + 1])  # fmt: skip
+
+
+@pasted
+def _heads_forward(t, first, last, layout, least, memory0, w0, raw, memories, ws, reads, memory,
+                   heads, lines, spare):  # fmt: skip
+    """What the heads of some sequences do in step t; keeps every STRIDE-th memory, if any."""
+    R, W, shifts, key_code, add_code, read_first = layout
+    for b in range(first, last):
+        if t == 0:
+            _copy_rows(memory0[b], memory[b])
+        if t % STRIDE == 0 and memories.shape[0] > 0:
+            _copy_rows(memory[b], memories[t // STRIDE, b])
+        _step(raw[t, b], R, W, shifts, key_code, add_code, read_first, least, memory[b],
+              w0[b] if t == 0 else ws[t - 1, b], heads, lines, spare, ws[t, b],
+              reads[t, b])  # fmt: skip
+        _copy_rows(spare, memory[b])
+
+
+@pasted
+def _heads_backward(t, first, last, layout, least, w0, raw, memories, ws, dreads, dreads_last,
+                    dmemory, dw, draw, scratch):  # fmt: skip
+    """Derivatives of `_heads_forward`; dmemory, dw and dreads_last become those before step t."""
+    heads, dheads, lines, out, dring, dbefore, dprevious, stretch = scratch
+    R, W, shifts, key_code, add_code, read_first = layout
+    place = t % STRIDE
+    if place == STRIDE - 1 or t == raw.shape[0] - 1:
+        _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
+                        heads, stretch)  # fmt: skip
+    for b in range(first, last):
+        for j in range(dreads.shape[2]):
+            dreads[t, b, j] += dreads_last[b, j]
+        _zero(dreads_last[b])
+        _step_back(raw[t, b], R, W, shifts, key_code, add_code, read_first, least,
+                   stretch[b - first, place], stretch[b - first, place + 1],
+                   w0[b] if t == 0 else ws[t - 1, b], ws[t, b], heads, dheads, lines, out,
+                   dring, dreads[t, b], dmemory[b], dw[b], dbefore, dprevious,
+                   draw[t, b])  # fmt: skip
+        _copy_rows(dbefore, dmemory[b])
+        _copy_rows(dprevious, dw[b])
+
+
+@inlined
+def _scratch_back(R, W, M, N, shifts, rows, like):
+    """Scratch of `_heads_backward`, for so many sequences at a time."""
+    return (
+        _heads(R + W, W, M, shifts, like),
+        _heads(R + W, W, M, shifts, like),
+        _lines(N, shifts, like),
+        np.empty(N, like.dtype),
+        np.empty(N + shifts, like.dtype),
+        np.empty((M, N), like.dtype),
+        np.empty((R + W, N), like.dtype),
+        np.empty((rows, STRIDE + 1, M, N), like.dtype),
+    )
+
+
 @compiled
 def lstm_forward(begin, end, layout, least, gates, by_hidden, by_reads, emit, bias,
                  hidden0, cell0, memory0, w0, reads0,
@@ -607,15 +677,13 @@ def lstm_forward(begin, end, layout, least, gates, by_hidden, by_reads, emit, bi
 
     """
     T = gates.shape[0]
-    R, W, shifts, key_code, add_code, read_first = layout
+    R, W, shifts, _, _, _ = layout
     M, N = memory0.shape[1], memory0.shape[2]
     heads = _heads(R + W, W, M, shifts, gates)
     lines = _lines(N, shifts, gates)
     spare = np.empty((M, N), gates.dtype)
     for first in range(begin, end, BLOCK):
         last = min(first + BLOCK, end)
-        for b in range(first, last):
-            _copy_rows(memory0[b], memory[b])
         for t in range(T):
             before = hidden0[first:last] if t == 0 else hidden[t - 1, first:last]
             seen = reads0[first:last] if t == 0 else reads[t - 1, first:last]
@@ -627,13 +695,8 @@ def lstm_forward(begin, end, layout, least, gates, by_hidden, by_reads, emit, bi
                 )
                 _copy(bias, raw[t, b])
             _multiply(hidden[t, first:last], emit, raw[t, first:last])
-            for b in range(first, last):
-                if t % STRIDE == 0 and memories.shape[0] > 0:
-                    _copy_rows(memory[b], memories[t // STRIDE, b])
-                _step(raw[t, b], R, W, shifts, key_code, add_code, read_first, least, memory[b],
-                      w0[b] if t == 0 else ws[t - 1, b], heads, lines, spare, ws[t, b],
-                      reads[t, b])  # fmt: skip
-                _copy_rows(spare, memory[b])
+            _heads_forward(t, first, last, layout, least, memory0, w0, raw, memories, ws, reads,
+                           memory, heads, lines, spare)  # fmt: skip
 
 
 @compiled
@@ -652,34 +715,15 @@ def lstm_backward(begin, end, layout, least, gates, from_gates, from_reads, from
 
     """
     T = gates.shape[0]
-    R, W, shifts, key_code, add_code, read_first = layout
+    R, W, shifts, _, _, _ = layout
     M, N = dmemory.shape[1], dmemory.shape[2]
-    K = R + W
-    heads = _heads(K, W, M, shifts, gates)
-    dheads = _heads(K, W, M, shifts, gates)
-    lines = _lines(N, shifts, gates)
-    out = np.empty(N, gates.dtype)
-    dring = np.empty(N + shifts, gates.dtype)
-    dbefore = np.empty((M, N), gates.dtype)
-    dprevious = np.empty((K, N), gates.dtype)
-    stretch = np.empty((min(BLOCK, end - begin), STRIDE + 1, M, N), gates.dtype)
+    scratch = _scratch_back(R, W, M, N, shifts, min(BLOCK, end - begin), gates)
     for first in range(begin, end, BLOCK):
         last = min(first + BLOCK, end)
         for t in range(T - 1, -1, -1):
-            place = t % STRIDE
-            if place == STRIDE - 1 or t == T - 1:
-                _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
-                                heads, stretch)  # fmt: skip
+            _heads_backward(t, first, last, layout, least, w0, raw, memories, ws, dreads,
+                            dreads_last, dmemory, dw, draw, scratch)  # fmt: skip
             for b in range(first, last):
-                for j in range(dreads.shape[2]):
-                    dreads[t, b, j] += dreads_last[b, j]
-                _step_back(raw[t, b], R, W, shifts, key_code, add_code, read_first, least,
-                           stretch[b - first, place], stretch[b - first, place + 1],
-                           w0[b] if t == 0 else ws[t - 1, b], ws[t, b], heads, dheads, lines, out,
-                           dring, dreads[t, b], dmemory[b], dw[b], dbefore, dprevious,
-                           draw[t, b])  # fmt: skip
-                _copy_rows(dbefore, dmemory[b])
-                _copy_rows(dprevious, dw[b])
                 for j in range(dhidden.shape[2]):
                     dhidden[t, b, j] += dhidden_last[b, j]
             _multiply(draw[t, first:last], from_raw, dhidden[t, first:last])
@@ -687,46 +731,160 @@ def lstm_backward(begin, end, layout, least, gates, from_gates, from_reads, from
                 _cell_back(gates[t, b], cell0[b] if t == 0 else cells[t - 1, b], cells[t, b],
                            dhidden[t, b], dcell[b], dgates[t, b])  # fmt: skip
                 _zero(dhidden_last[b])
-                _zero(dreads_last[b])
             _multiply(dgates[t, first:last], from_gates, dhidden_last[first:last])
             _multiply(dgates[t, first:last], from_reads, dreads_last[first:last])
 
 
-@pasted
-def _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
-                    heads, stretch):  # fmt: skip
-    """Write again what the steps of t's stretch wrote, from the memory kept before it."""
-    key, strength, gate, shift, gamma, erase, add = heads
-    start = t - t % STRIDE
-    M = stretch.shape[2]
-    for b in range(first, last):
-        _copy_rows(memories[t // STRIDE, b], stretch[b - first, 0])
-        for s in range(start, t + 1):
-            _decode(raw[s, b], R + W, W, M, shifts, key_code, add_code,
-                    key, strength, gate, shift, gamma, erase, add)  # fmt: skip
-            _write(stretch[b - first, s - start], ws[s, b, R:], erase, add,
-                   stretch[b - first, s - start + 1])  # fmt: skip
+@compiled
+def feedforward_forward(begin, end, layout, least, code, values, by_reads, deeper, biases, emit,
+                        bias, memory0, w0, reads0, raw, memories, ws, reads,
+                        memory):  # fmt: skip
+    """Run sequences begin … end of a batch with a feedforward network of L layers as controller.
+
+    Arguments as in `lstm_forward`, and:
+        code: The layers' activation.
+        values: Of the layers, (L, T, B, H). The first comes with the input's part of its sum and
+            its bias; all are filled.
+        by_reads: The first layer's weight on the reads, (R·M, H).
+        deeper, biases: Of the other layers, (L − 1, H, H) and (L − 1, H).
+
+    """
+    L, T = values.shape[0], values.shape[1]
+    R, W, shifts, _, _, _ = layout
+    M, N = memory0.shape[1], memory0.shape[2]
+    heads = _heads(R + W, W, M, shifts, values)
+    lines = _lines(N, shifts, values)
+    spare = np.empty((M, N), values.dtype)
+    for first in range(begin, end, BLOCK):
+        last = min(first + BLOCK, end)
+        for t in range(T):
+            seen = reads0[first:last] if t == 0 else reads[t - 1, first:last]
+            _multiply(seen, by_reads, values[0, t, first:last])
+            for b in range(first, last):
+                _activate(code, values[0, t, b], values[0, t, b])
+                _copy(bias, raw[t, b])
+            for layer in range(1, L):
+                for b in range(first, last):
+                    _copy(biases[layer - 1], values[layer, t, b])
+                _multiply(values[layer - 1, t, first:last], deeper[layer - 1],
+                          values[layer, t, first:last])  # fmt: skip
+                for b in range(first, last):
+                    _activate(code, values[layer, t, b], values[layer, t, b])
+            _multiply(values[L - 1, t, first:last], emit, raw[t, first:last])
+            _heads_forward(t, first, last, layout, least, memory0, w0, raw, memories, ws, reads,
+                           memory, heads, lines, spare)  # fmt: skip
 
 
-def compile_for(dtype: np.dtype) -> None:
-    """Compile what is called from outside, by running it on one step of the smallest machine."""
+@compiled
+def feedforward_backward(begin, end, layout, least, code, values, from_first, from_deeper, from_raw,
+                         w0, raw, memories, ws, dhidden, dreads, dmemory, dw, dreads_last,
+                         dsums, draw):  # fmt: skip
+    """Derivatives of `feedforward_forward` for sequences begin … end.
+
+    Arguments as in `lstm_backward`, and:
+        from_first, from_deeper: Weights, (H, R·M) and (L − 1, H, H).
+        dsums: Of what goes into the layers' activations; filled, (L, T, B, H).
+
+    """
+    L, T = values.shape[0], values.shape[1]
+    R, W, shifts, _, _, _ = layout
+    M, N = dmemory.shape[1], dmemory.shape[2]
+    scratch = _scratch_back(R, W, M, N, shifts, min(BLOCK, end - begin), values)
+    for first in range(begin, end, BLOCK):
+        last = min(first + BLOCK, end)
+        for t in range(T - 1, -1, -1):
+            _heads_backward(t, first, last, layout, least, w0, raw, memories, ws, dreads,
+                            dreads_last, dmemory, dw, draw, scratch)  # fmt: skip
+            dvalue = dhidden[t, first:last]
+            _multiply(draw[t, first:last], from_raw, dvalue)
+            for layer in range(L - 1, -1, -1):
+                for b in range(first, last):
+                    _activate_back(code, values[layer, t, b], dvalue[b - first], dsums[layer, t, b])
+                if layer > 0:
+                    for b in range(first, last):
+                        _zero(dvalue[b - first])
+                    _multiply(dsums[layer, t, first:last], from_deeper[layer - 1], dvalue)
+            _multiply(dsums[0, t, first:last], from_first, dreads_last[first:last])
+
+
+@compiled
+def step_forward(begin, end, layout, least, raw, memory, previous, after, w, reads):
+    """One step of the memory for sequences begin … end; any controller can drive it.
+
+    Arguments:
+        raw: Emissions, (B, P).
+        memory, previous: Memory and weightings before, (B, M, N) and (B, K, N).
+        after, w, reads: Filled, (B, M, N), (B, K, N) and (B, R, M).
+
+    """
+    R, W, shifts, key_code, add_code, read_first = layout
+    heads = _heads(R + W, W, memory.shape[1], shifts, raw)
+    lines = _lines(memory.shape[2], shifts, raw)
+    for b in range(begin, end):
+        _step(raw[b], R, W, shifts, key_code, add_code, read_first, least, memory[b],
+              previous[b], heads, lines, after[b], w[b], reads[b].ravel())  # fmt: skip
+
+
+@compiled
+def step_backward(begin, end, layout, least, raw, memory, previous, after, w,
+                  dafter, dw, dreads, dmemory, dprevious, draw):  # fmt: skip
+    """Derivatives of `step_forward`; uses up dafter, dw and dreads, fills the rest."""
+    R, W, shifts, key_code, add_code, read_first = layout
+    M, N = memory.shape[1], memory.shape[2]
+    heads = _heads(R + W, W, M, shifts, raw)
+    dheads = _heads(R + W, W, M, shifts, raw)
+    lines = _lines(N, shifts, raw)
+    out = np.empty(N, raw.dtype)
+    dring = np.empty(N + shifts, raw.dtype)
+    for b in range(begin, end):
+        _step_back(raw[b], R, W, shifts, key_code, add_code, read_first, least, memory[b],
+                   after[b], previous[b], w[b], heads, dheads, lines, out, dring,
+                   dreads[b].ravel(), dafter[b], dw[b], dmemory[b], dprevious[b],
+                   draw[b])  # fmt: skip
+
+
+def compile_for(controller: str, dtype: np.dtype) -> None:
+    """Compile what serves a controller, by running it on one step of the smallest machine.
+
+    Args:
+        controller: ``lstm``, ``feedforward``, or ``any``: one step of the memory alone.
+        dtype: float32 or float64.
+
+    """
 
     def zeros(*shape: int) -> np.ndarray:
         return np.zeros(shape, dtype)
 
     P = 4 + 2 + 3 * 2
-    layout, least = (1, 1, 1, 0, 0, 1), dtype.type(1e-4)
-    cell, memory, w, reads = zeros(1, 1), zeros(1, 1, 1), np.ones((1, 2, 1), dtype), zeros(1, 1)
-    gates, raw, hidden, cells = zeros(1, 1, 4), zeros(1, 1, P), zeros(1, 1, 1), zeros(1, 1, 1)
-    memories, ws, seen = zeros(1, 1, 1, 1), zeros(1, 1, 2, 1), zeros(1, 1, 1)
-    lstm_forward(
-        0, 1, layout, least, gates, zeros(1, 4), zeros(1, 4), zeros(1, P), zeros(P),
-        cell, cell.copy(), memory, w, reads,
-        hidden, cells, raw, memories, ws, seen, memory.copy(),
-    )  # fmt: skip
-    lstm_backward(
-        0, 1, layout, least, gates, zeros(4, 1), zeros(4, 1), zeros(P, 1),
-        cell, w, cells, raw, memories, ws,
-        hidden.copy(), seen.copy(), memory.copy(), w.copy(), reads.copy(), cell.copy(), cell.copy(),
-        gates.copy(), raw.copy(),
-    )  # fmt: skip
+    common = 0, 1, (1, 1, 1, 0, 0, 1), dtype.type(1e-4)
+    memory, w, reads = zeros(1, 1, 1), zeros(1, 2, 1) + 1, zeros(1, 1)
+    raw, memories, ws, seen = zeros(1, 1, P), zeros(1, 1, 1, 1), zeros(1, 1, 2, 1), zeros(1, 1, 1)
+    after = memory.copy()
+    if controller == "lstm":
+        gates, hidden, cells, cell = zeros(1, 1, 4), zeros(1, 1, 1), zeros(1, 1, 1), zeros(1, 1)
+        lstm_forward(
+            *common, gates, zeros(1, 4), zeros(1, 4), zeros(1, P), zeros(P),
+            cell, cell.copy(), memory, w, reads, hidden, cells, raw, memories, ws, seen, after,
+        )  # fmt: skip
+        lstm_backward(
+            *common, gates, zeros(4, 1), zeros(4, 1), zeros(P, 1),
+            cell, w, cells, raw, memories, ws, hidden.copy(), seen.copy(), memory.copy(), w.copy(),
+            reads.copy(), cell.copy(), cell.copy(), gates.copy(), raw.copy(),
+        )  # fmt: skip
+    elif controller == "feedforward":
+        values, deeper = zeros(1, 1, 1, 1), zeros(0, 1, 1)
+        feedforward_forward(
+            *common, 0, values, zeros(1, 1), deeper, zeros(0, 1), zeros(1, P), zeros(P),
+            memory, w, reads, raw, memories, ws, seen, after,
+        )  # fmt: skip
+        feedforward_backward(
+            *common, 0, values, zeros(1, 1), deeper, zeros(P, 1), w, raw, memories, ws,
+            zeros(1, 1, 1), seen.copy(), memory.copy(), w.copy(), reads.copy(), values.copy(),
+            raw.copy(),
+        )  # fmt: skip
+    else:
+        step_forward(*common, raw[0], memory, w, after, ws[0], seen)
+        step_backward(
+            *common, raw[0], memory, w, after, ws[0], memory.copy(), w.copy(), seen.copy(),
+            memory.copy(), w.copy(), zeros(1, P),
+        )  # fmt: skip

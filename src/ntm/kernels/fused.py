@@ -1,8 +1,11 @@
 """The compiled machine as torch operators, with its own derivatives.
 
 Nothing of `ntm.machine` is known here: plain tensors come in and go out. The products that do not
-depend on the step before (the input's part of the gates, and the gradients of all weights) are
+depend on the step before (the input's part of the controller, and the gradients of all weights) are
 single large ones, outside the compiled functions.
+
+Three operators, each with its backward: ``lstm_loop`` and ``feedforward_loop`` run whole sequences,
+``memory_step`` one step of the memory, for any other controller.
 """
 
 from __future__ import annotations
@@ -14,27 +17,16 @@ from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ntm.kernels.compiling import kernels
 from ntm.kernels.conventions import ACTIVATIONS, STRIDE
 
-
-def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function of tensors as the operator ``ntm::name`` for the CPU.
-
-    What `torch.library.custom_op` does, less its checks at every call, which took as long as the
-    machine itself on short sequences.
-    """
-
-    def register(function: Callable[..., Any]) -> Callable[..., Any]:
-        schema = torch.library.infer_schema(function, mutates_args=())
-        torch.library.define(f"ntm::{name}", schema, tags=torch.Tag.pt2_compliant_tag)
-        torch.library.impl(f"ntm::{name}", "cpu", function)
-        return function
-
-    return register
+Layout = tuple[int, int, int, str, str, bool]
+"""R, W, S, names of the key's and the add vector's activation, read_first."""
 
 
 def lstm_loop(
@@ -42,7 +34,7 @@ def lstm_loop(
     weights: Sequence[Tensor],
     emit: tuple[Tensor, Tensor],
     state: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
-    layout: tuple[int, int, int, str, str, bool],
+    layout: Layout,
     norm_floor: float,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
     """Run the machine with a one-layer LSTM as its controller.
@@ -52,7 +44,7 @@ def lstm_loop(
         weights: Of ``torch.nn.LSTMCell``: input (4H, I + R·M), hidden (4H, H), two biases (4H,).
         emit: Weight (P, H) and bias (P,) of the emissions.
         state: memory (B, N, M), weightings (B, K, N), reads (B, R, M), hidden and cell (B, H).
-        layout: R, W, S, names of the key's and the add vector's activation, read_first.
+        layout: See `Layout`.
         norm_floor: Least length of a vector in cosine similarity.
 
     Returns:
@@ -61,25 +53,136 @@ def lstm_loop(
     """
     memory, weightings, reads, hidden, cell = state
     size = inputs.shape[-1]
-    by_input, by_reads = weights[0][:, :size], weights[0][:, size:]
-    gates = torch.nn.functional.linear(inputs, by_input, weights[2] + weights[3])
+    gates = F.linear(inputs, weights[0][:, :size], weights[2] + weights[3])
     outputs = torch.ops.ntm.lstm_loop(
         gates,
         weights[1],
-        by_reads,
+        weights[0][:, size:],
         *emit,
         hidden,
         cell,
         memory.transpose(1, 2),
         weightings,
         reads.flatten(1),
-        _codes(*layout),
+        _codes(layout),
         norm_floor,
         torch.is_grad_enabled(),
     )
     hidden, read, memory, weightings, cell = outputs[:5]
     after = memory.transpose(1, 2), weightings, read[-1].unflatten(-1, reads.shape[1:])
     return hidden, read, (*after, hidden[-1], cell)
+
+
+def feedforward_loop(
+    inputs: Tensor,
+    weights: Sequence[tuple[Tensor, Tensor]],
+    activation: str,
+    emit: tuple[Tensor, Tensor],
+    state: tuple[Tensor, Tensor, Tensor],
+    layout: Layout,
+    norm_floor: float,
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """Run the machine with a feedforward network as its controller.
+
+    Args:
+        inputs: (T, B, I).
+        weights: Weight and bias of each layer: (H, I + R·M) and (H,), then (H, H) and (H,).
+        activation: Of every layer: a name in `ACTIVATIONS`.
+        emit: Weight (P, H) and bias (P,) of the emissions.
+        state: memory (B, N, M), weightings (B, K, N), reads (B, R, M).
+        layout: See `Layout`.
+        norm_floor: Least length of a vector in cosine similarity.
+
+    Returns:
+        Outputs of the last layer (T, B, H), reads (T, B, R·M), and the state after the last step.
+
+    """
+    memory, weightings, reads = state
+    size = inputs.shape[-1]
+    (weight, bias), *deeper = weights
+    H = weight.shape[0]
+    outputs = torch.ops.ntm.feedforward_loop(
+        F.linear(inputs, weight[:, :size], bias),
+        weight[:, size:],
+        torch.stack([w for w, _ in deeper]) if deeper else weight.new_empty(0, H, H),
+        torch.stack([b for _, b in deeper]) if deeper else weight.new_empty(0, H),
+        ACTIVATIONS[activation],
+        *emit,
+        memory.transpose(1, 2),
+        weightings,
+        reads.flatten(1),
+        _codes(layout),
+        norm_floor,
+        torch.is_grad_enabled(),
+    )
+    hidden, read, memory, weightings = outputs[:4]
+    after = memory.transpose(1, 2), weightings, read[-1].unflatten(-1, reads.shape[1:])
+    return hidden, read, after
+
+
+def memory_step(
+    raw: Tensor, memory: Tensor, weightings: Tensor, layout: Layout, norm_floor: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Decode, address, read and write once.
+
+    Args:
+        raw: Emissions, (B, P).
+        memory: (B, N, M).
+        weightings: (B, K, N).
+        layout: See `Layout`.
+        norm_floor: Least length of a vector in cosine similarity.
+
+    Returns:
+        The new memory, weightings, and reads (B, R, M).
+
+    """
+    return torch.ops.ntm.memory_step(raw, memory, weightings, _codes(layout), norm_floor)
+
+
+LIBRARY = torch.library.Library("ntm", "DEF")
+
+
+def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function of tensors as the operator ``ntm::name`` for the CPU.
+
+    What `torch.library.custom_op` does, less its checks at every call: on short sequences they take
+    as long as the machine.
+    """
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        schema = torch.library.infer_schema(function, mutates_args=())
+        LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
+        LIBRARY.impl(name, function, "CPU")
+        return function
+
+    return register
+
+
+def _differentiate(
+    name: str, save: Callable[[Any, Any, Any], None], backward: Callable[..., Any]
+) -> None:
+    """Give an operator its derivatives; as `torch.library.register_autograd`, with less around."""
+    operator = getattr(torch.ops.ntm, name).default
+
+    class Differentiable(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            with torch._C._AutoDispatchBelowAutograd():
+                outputs = operator(*arguments)
+            save(ctx, arguments, outputs)
+            return outputs
+
+        @staticmethod
+        def backward(ctx: Any, *derivatives: Any) -> Any:
+            return backward(ctx, *derivatives)
+
+    def dispatch(*arguments: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
+            return Differentiable.apply(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
+
+    LIBRARY.impl(name, dispatch, "Autograd")
 
 
 @_operator("lstm_loop")
@@ -98,22 +201,14 @@ def _lstm_loop(
     norm_floor: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    cpu = _kernels(gates)
     T, B, _ = gates.shape
-    gates = gates.clone(memory_format=torch.contiguous_format)
-    M, N = memory0.shape[1:]
-    hidden = gates.new_empty(T, B, hidden0.shape[1])
-    cells = torch.empty_like(hidden)
-    raw = gates.new_empty(T, B, bias.shape[0])
-    memories = gates.new_empty(_kept(T, keep), B, M, N)
-    ws = gates.new_empty(T, *w0.shape)
-    reads = gates.new_empty(T, *reads0.shape)
-    memory = gates.new_empty(B, M, N)
+    gates = _own(gates)
+    hidden, cells = (gates.new_empty(T, B, hidden0.shape[1]) for _ in range(2))
+    raw, memories, ws, reads, memory = _room(gates, bias, memory0, w0, reads0, T, keep)
     _in_blocks(
-        cpu.lstm_forward,
+        _kernels("lstm", gates).lstm_forward,
         B,
-        tuple(layout),
-        gates.numpy().dtype.type(norm_floor**2),
+        *_common(layout, norm_floor, gates),
         *_arrays(gates, by_hidden.t(), by_reads.t(), emit.t(), bias),
         *_arrays(hidden0, cell0, memory0, w0, reads0),
         *_arrays(hidden, cells, raw, memories, ws, reads, memory),
@@ -125,23 +220,14 @@ def _lstm_loop(
 def _(  # type: ignore[no-untyped-def]
     gates, by_hidden, by_reads, emit, bias, hidden0, cell0, memory0, w0, reads0, layout, floor, keep
 ):
-    T, B, _ = gates.shape
-    hidden = gates.new_empty(T, B, hidden0.shape[1])
-    return (
-        hidden,
-        gates.new_empty(T, *reads0.shape),
-        gates.new_empty(memory0.shape),
-        gates.new_empty(w0.shape),
-        gates.new_empty(cell0.shape),
-        gates.new_empty(gates.shape),
-        torch.empty_like(hidden),
-        gates.new_empty(T, B, bias.shape[0]),
-        gates.new_empty(_kept(T, keep), *memory0.shape),
-        gates.new_empty(T, *w0.shape),
-    )
+    hidden = gates.new_empty(*gates.shape[:2], hidden0.shape[1])
+    raw, memories, ws, reads, memory = _room(gates, bias, memory0, w0, reads0, len(gates), keep)
+    ends = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in (w0, cell0))
+    kept = torch.empty_like(gates), torch.empty_like(hidden), raw, memories, ws
+    return (hidden, reads, memory, *ends, *kept)
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save_lstm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, by_hidden, by_reads, emit, _, hidden0, cell0, _, w0, reads0, ctx.layout, ctx.floor, _ = (
         inputs
     )
@@ -158,15 +244,11 @@ def _lstm_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
         *derivatives[:5], by_hidden, by_reads, emit, cell0, w0, *kept, ctx.layout, ctx.floor
     )
     by_gate = dgates.flatten(0, 1).t()
-    before = torch.cat([hidden0.unsqueeze(0), hidden[:-1]]).flatten(0, 1)
-    seen = torch.cat([reads0.unsqueeze(0), reads[:-1]]).flatten(0, 1)
-    flat = draw.flatten(0, 1)
     return (
         dgates,
-        by_gate @ before,
-        by_gate @ seen,
-        flat.t() @ hidden.flatten(0, 1),
-        flat.sum(0),
+        by_gate @ _before(hidden0, hidden),
+        by_gate @ _before(reads0, reads),
+        *_emit_gradients(draw, hidden),
         dhidden0,
         dcell0,
         dmemory0,
@@ -198,20 +280,13 @@ def _lstm_loop_backward(
     layout: list[int],
     norm_floor: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    cpu = _kernels(gates)
-    B = gates.shape[1]
-    used = [
-        part.clone(memory_format=torch.contiguous_format)
-        for part in (dhidden, dreads, dmemory, dw, dcell)
-    ]
-    dhidden, dreads, dmemory, dw, dcell = used
-    dreads0, dhidden0 = torch.zeros_like(dreads[0]), torch.zeros_like(cell0)
+    dhidden, dreads, dmemory, dw, dcell = map(_own, (dhidden, dreads, dmemory, dw, dcell))
+    dreads0, dhidden0 = torch.zeros_like(dreads[0]), torch.zeros_like(dcell)
     dgates, draw = torch.empty_like(gates), torch.empty_like(raw)
     _in_blocks(
-        cpu.lstm_backward,
-        B,
-        tuple(layout),
-        gates.numpy().dtype.type(norm_floor**2),
+        _kernels("lstm", gates).lstm_backward,
+        gates.shape[1],
+        *_common(layout, norm_floor, gates),
         *_arrays(gates, by_hidden, by_reads, emit, cell0, w0, cells, raw, memories, ws),
         *_arrays(dhidden, dreads, dmemory, dw, dreads0, dhidden0, dcell, dgates, draw),
     )
@@ -227,23 +302,250 @@ def _(  # type: ignore[no-untyped-def]
     return (*(gates.new_empty(like.shape) for like in shapes), gates.new_empty(dreads.shape[1:]))
 
 
-torch.library.register_autograd("ntm::lstm_loop", _lstm_backward, setup_context=_save)
+_differentiate("lstm_loop", _save_lstm, _lstm_backward)
 
 
-def _codes(
-    R: int, W: int, S: int, key_activation: str, add_activation: str, read_first: bool
-) -> list[int]:
+@_operator("feedforward_loop")
+def _feedforward_loop(
+    sums: Tensor,
+    by_reads: Tensor,
+    deeper: Tensor,
+    biases: Tensor,
+    code: int,
+    emit: Tensor,
+    bias: Tensor,
+    memory0: Tensor,
+    w0: Tensor,
+    reads0: Tensor,
+    layout: list[int],
+    norm_floor: float,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    T, B, H = sums.shape
+    values = sums.new_empty(1 + deeper.shape[0], T, B, H)
+    values[0] = sums
+    raw, memories, ws, reads, memory = _room(sums, bias, memory0, w0, reads0, T, keep)
+    _in_blocks(
+        _kernels("feedforward", sums).feedforward_forward,
+        B,
+        *_common(layout, norm_floor, sums),
+        code,
+        *_arrays(values, by_reads.t(), deeper.transpose(1, 2), biases, emit.t(), bias),
+        *_arrays(memory0, w0, reads0, raw, memories, ws, reads, memory),
+    )
+    return values[-1].clone(), reads, memory, ws[-1].clone(), values, raw, memories, ws
+
+
+@torch.library.register_fake("ntm::feedforward_loop")
+def _(  # type: ignore[no-untyped-def]
+    sums, by_reads, deeper, biases, code, emit, bias, memory0, w0, reads0, layout, floor, keep
+):
+    raw, memories, ws, reads, memory = _room(sums, bias, memory0, w0, reads0, len(sums), keep)
+    values = sums.new_empty(1 + deeper.shape[0], *sums.shape)
+    end = torch.empty_like(w0, memory_format=torch.contiguous_format)
+    return (sums.new_empty(sums.shape), reads, memory, end, values, raw, memories, ws)
+
+
+def _save_feedforward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, by_reads, deeper, _, ctx.code, emit, _, _, w0, reads0, ctx.layout, ctx.floor, _ = inputs
+    _, reads, _, _, *kept = output
+    ctx.mark_non_differentiable(*kept)
+    ctx.save_for_backward(by_reads, deeper, emit, w0, reads0, reads, *kept)
+
+
+def _feedforward_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
+    by_reads, deeper, emit, w0, reads0, reads, values, *kept = ctx.saved_tensors
+    dsums, draw, dmemory0, dw0, dreads0 = torch.ops.ntm.feedforward_loop_backward(
+        *derivatives[:4], by_reads, deeper, emit, w0, values, *kept,
+        ctx.code, ctx.layout, ctx.floor,
+    )  # fmt: skip
+    flat, below = dsums.flatten(1, 2), values.flatten(1, 2)
+    return (
+        dsums[0],
+        flat[0].t() @ _before(reads0, reads),
+        flat[1:].transpose(1, 2) @ below[:-1],
+        flat[1:].sum(1),
+        None,
+        *_emit_gradients(draw, values[-1]),
+        dmemory0,
+        dw0,
+        dreads0,
+        None,
+        None,
+        None,
+    )
+
+
+@_operator("feedforward_loop_backward")
+def _feedforward_loop_backward(
+    dhidden: Tensor,
+    dreads: Tensor,
+    dmemory: Tensor,
+    dw: Tensor,
+    by_reads: Tensor,
+    deeper: Tensor,
+    emit: Tensor,
+    w0: Tensor,
+    values: Tensor,
+    raw: Tensor,
+    memories: Tensor,
+    ws: Tensor,
+    code: int,
+    layout: list[int],
+    norm_floor: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    dhidden, dreads, dmemory, dw = map(_own, (dhidden, dreads, dmemory, dw))
+    dreads0 = torch.zeros_like(dreads[0])
+    dsums, draw = torch.empty_like(values), torch.empty_like(raw)
+    _in_blocks(
+        _kernels("feedforward", values).feedforward_backward,
+        values.shape[2],
+        *_common(layout, norm_floor, values),
+        code,
+        *_arrays(values, by_reads, deeper, emit, w0, raw, memories, ws),
+        *_arrays(dhidden, dreads, dmemory, dw, dreads0, dsums, draw),
+    )
+    return dsums, draw, dmemory, dw, dreads0
+
+
+@torch.library.register_fake("ntm::feedforward_loop_backward")
+def _(  # type: ignore[no-untyped-def]
+    dhidden, dreads, dmemory, dw, by_reads, deeper, emit, w0,
+    values, raw, memories, ws, code, layout, floor,
+):  # fmt: skip
+    shapes = (values, raw, dmemory, dw)
+    return (*(values.new_empty(like.shape) for like in shapes), values.new_empty(dreads.shape[1:]))
+
+
+_differentiate("feedforward_loop", _save_feedforward, _feedforward_backward)
+
+
+@_operator("memory_step")
+def _memory_step(
+    raw: Tensor, memory: Tensor, previous: Tensor, layout: list[int], norm_floor: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    after, w, reads = _after_step(raw, memory, previous, layout)
+    _in_blocks(
+        _kernels("any", raw).step_forward,
+        raw.shape[0],
+        *_common(layout, norm_floor, raw),
+        *_arrays(raw, memory.transpose(1, 2), previous, after.transpose(1, 2), w, reads),
+    )
+    return after, w, reads
+
+
+@torch.library.register_fake("ntm::memory_step")
+def _(raw, memory, previous, layout, norm_floor):  # type: ignore[no-untyped-def]
+    return _after_step(raw, memory, previous, layout)
+
+
+def _after_step(
+    raw: Tensor, memory: Tensor, previous: Tensor, layout: list[int]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for what a step makes; the memory lies element by element, though of shape (B, N, M)."""
+    B, N, M = memory.shape
+    after = raw.new_empty(B, M, N).transpose(1, 2)
+    return after, raw.new_empty(previous.shape), raw.new_empty(B, layout[0], M)
+
+
+def _save_step(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    raw, memory, previous, ctx.layout, ctx.floor = inputs
+    ctx.save_for_backward(raw, memory, previous, *output[:2])
+
+
+def _step_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
+    gradients = torch.ops.ntm.memory_step_backward(
+        *derivatives, *ctx.saved_tensors, ctx.layout, ctx.floor
+    )
+    return (*gradients, None, None)
+
+
+@_operator("memory_step_backward")
+def _memory_step_backward(
+    dafter: Tensor,
+    dw: Tensor,
+    dreads: Tensor,
+    raw: Tensor,
+    memory: Tensor,
+    previous: Tensor,
+    after: Tensor,
+    w: Tensor,
+    layout: list[int],
+    norm_floor: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    draw, dmemory, dprevious = _before_step(raw, memory, previous)
+    _in_blocks(
+        _kernels("any", raw).step_backward,
+        raw.shape[0],
+        *_common(layout, norm_floor, raw),
+        *_arrays(raw, memory.transpose(1, 2), previous, after.transpose(1, 2), w),
+        *_arrays(*map(_own, (dafter.transpose(1, 2), dw, dreads))),
+        *_arrays(dmemory.transpose(1, 2), dprevious, draw),
+    )
+    return draw, dmemory, dprevious
+
+
+@torch.library.register_fake("ntm::memory_step_backward")
+def _(  # type: ignore[no-untyped-def]
+    dafter, dw, dreads, raw, memory, previous, after, w, layout, norm_floor
+):
+    return _before_step(raw, memory, previous)
+
+
+def _before_step(raw: Tensor, memory: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Room for the derivatives of what went into a step."""
+    B, N, M = memory.shape
+    dmemory = raw.new_empty(B, M, N).transpose(1, 2)
+    return raw.new_empty(raw.shape), dmemory, raw.new_empty(previous.shape)
+
+
+_differentiate("memory_step", _save_step, _step_backward)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A contiguous copy that may be written to."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _room(
+    like: Tensor, bias: Tensor, memory0: Tensor, w0: Tensor, reads0: Tensor, T: int, keep: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Room for emissions, kept memories, weightings and reads of T steps, and the last memory."""
+    kept = -(-T // STRIDE) if keep else 0
+    return (
+        like.new_empty(T, w0.shape[0], bias.shape[0]),
+        like.new_empty(kept, *memory0.shape),
+        like.new_empty(T, *w0.shape),
+        like.new_empty(T, *reads0.shape),
+        like.new_empty(memory0.shape),
+    )
+
+
+def _before(first: Tensor, after: Tensor) -> Tensor:
+    """What stood before each step, (T·B, ·): the first, then what each step but the last left."""
+    return torch.cat([first.unsqueeze(0), after[:-1]]).flatten(0, 1)
+
+
+def _emit_gradients(draw: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the weight and the bias that make emissions of the controller's output."""
+    flat = draw.flatten(0, 1)
+    return flat.t() @ hidden.flatten(0, 1), flat.sum(0)
+
+
+def _codes(layout: Layout) -> list[int]:
+    R, W, S, key_activation, add_activation, read_first = layout
     codes = [ACTIVATIONS[key_activation], ACTIVATIONS[add_activation]]
     return [R, W, 2 * S + 1, *codes, int(read_first)]
 
 
-def _kernels(like: Tensor) -> ModuleType:
-    return kernels(str(like.dtype).removeprefix("torch."))
+def _common(layout: list[int], norm_floor: float, like: Tensor) -> tuple[Any, Any]:
+    """What every compiled function is told: the layout, and the least square of a length."""
+    dtype = np.float32 if like.dtype == torch.float32 else np.float64
+    return tuple(layout), dtype(norm_floor**2)
 
 
-def _kept(steps: int, keep: bool) -> int:
-    """How many memories the forward pass keeps for the backward pass."""
-    return -(-steps // STRIDE) if keep else 0
+def _kernels(controller: str, like: Tensor) -> ModuleType:
+    return kernels(controller, str(like.dtype).removeprefix("torch."))
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:

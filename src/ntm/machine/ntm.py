@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ntm.checks import check_at_least, check_choice, check_inputs
 from ntm.machine.addressing import NORM_FLOOR, address
-from ntm.machine.controllers import LSTMController, adapt, learned_vector
+from ntm.machine.controllers import (
+    FeedforwardController,
+    LSTMController,
+    adapt,
+    learned_vector,
+)
 from ntm.machine.heads import ACTIVATIONS, Emissions, HeadLayout, decode
 from ntm.machine.memory import INITIAL_MEMORIES, INITIAL_WEIGHTINGS, read, write
 
-ENGINES = ("auto", "reference", "fused")
+ENGINES = ("auto", "reference", "compiled", "fused")
+logger = logging.getLogger("ntm")
 
 
 class NTMState(NamedTuple):
@@ -50,59 +61,21 @@ class Trace(NamedTuple):
     """(T, B, W, M)."""
 
 
-def reference_loop(
-    controller: Callable[[Tensor, Any], tuple[Tensor, Any]],
-    emit: Callable[[Tensor], Tensor],
-    layout: HeadLayout,
-    inputs: Tensor,
-    state: NTMState,
-) -> tuple[Tensor, Tensor, NTMState]:
-    """The definition of the machine: one plain step after the other.
-
-    Every engine has this signature and agrees with it in outputs, final state and gradients.
-
-    Args:
-        controller: Maps ((B, I + R·M), state) to ((B, H), state).
-        emit: Maps the controller's output (B, H) to the raw emissions (B, layout.size).
-        layout: What the emissions mean.
-        inputs: (T, B, I), T at least 1.
-        state: Before the first step.
-
-    Returns:
-        Controller outputs (T, B, H), reads (T, B, R·M), and the state after the last step.
-
-    """
-    hidden, reads = [], []
-    end = state
-    for output, end, _ in reference_steps(controller, emit, layout, inputs, state):
-        hidden.append(output)
-        reads.append(end.reads.flatten(1))
-    return torch.stack(hidden), torch.stack(reads), end
+Step = Callable[[Tensor, HeadLayout, NTMState], tuple[Tensor, Tensor, Tensor]]
+"""Maps raw emissions (B, layout.size) and a state to the new memory, weightings and reads."""
 
 
-def reference_steps(
-    controller: Callable[[Tensor, Any], tuple[Tensor, Any]],
-    emit: Callable[[Tensor], Tensor],
-    layout: HeadLayout,
-    inputs: Tensor,
-    state: NTMState,
-) -> Iterator[tuple[Tensor, NTMState, Emissions]]:
-    """Yield the controller's output, the state and the heads' emissions after every step."""
-    for x in inputs:
-        seen = torch.cat([x, state.reads.flatten(1).to(x.dtype)], dim=-1)
-        output, controller_state = controller(seen, state.controller)
-        # Sharp weightings do not survive 8 bits of mantissa: from here on in memory's precision.
-        with torch.autocast(output.device.type, enabled=False):
-            emissions = decode(emit(output).to(state.memory.dtype), layout)
-            memory, weightings, reads = memory_step(emissions, layout, state)
-        state = NTMState(memory, weightings, reads, controller_state)
-        yield output, state, emissions
+def memory_step(raw: Tensor, layout: HeadLayout, state: NTMState) -> tuple[Tensor, Tensor, Tensor]:
+    """Decode, address, read and write once."""
+    # Sharp weightings do not survive 8 bits of mantissa: all of it in memory's precision.
+    with torch.autocast(raw.device.type, enabled=False):
+        emissions = decode(raw.to(state.memory.dtype), layout)
+        return _obey(emissions, layout, state)
 
 
-def memory_step(
+def _obey(
     emissions: Emissions, layout: HeadLayout, state: NTMState
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Address, read and write once; returns the new memory, weightings and reads."""
     R = layout.num_read_heads
     memory = state.memory
     addressing = emissions[:5]
@@ -115,6 +88,56 @@ def memory_step(
     memory = write(memory, writing, emissions.erase, emissions.add)
     reading = address(memory, state.weightings[:, :R], *(part[:, :R] for part in addressing))
     return memory, torch.cat([reading, writing], dim=1), read(memory, reading)
+
+
+def reference_loop(
+    controller: Callable[[Tensor, Any], tuple[Tensor, Any]],
+    emit: Callable[[Tensor], Tensor],
+    layout: HeadLayout,
+    inputs: Tensor,
+    state: NTMState,
+    step: Step = memory_step,
+) -> tuple[Tensor, Tensor, NTMState]:
+    """The definition of the machine: one plain step after the other.
+
+    Every engine maps inputs and state to the same outputs, final state and gradients.
+
+    Args:
+        controller: Maps ((B, I + R·M), state) to ((B, H), state).
+        emit: Maps the controller's output (B, H) to the raw emissions (B, layout.size).
+        layout: What the emissions mean.
+        inputs: (T, B, I), T at least 1.
+        state: Before the first step.
+        step: What the memory does in a step; by definition `memory_step`.
+
+    Returns:
+        Controller outputs (T, B, H), reads (T, B, R·M), and the state after the last step.
+
+    """
+    hidden, reads = [], []
+    end = state
+    for output, end, _ in reference_steps(controller, emit, layout, inputs, state, step):
+        hidden.append(output)
+        reads.append(end.reads.flatten(1))
+    return torch.stack(hidden), torch.stack(reads), end
+
+
+def reference_steps(
+    controller: Callable[[Tensor, Any], tuple[Tensor, Any]],
+    emit: Callable[[Tensor], Tensor],
+    layout: HeadLayout,
+    inputs: Tensor,
+    state: NTMState,
+    step: Step = memory_step,
+) -> Iterator[tuple[Tensor, NTMState, Tensor]]:
+    """Yield the controller's output, the state and the raw emissions after every step."""
+    for x in inputs:
+        seen = torch.cat([x, state.reads.flatten(1).to(x.dtype)], dim=-1)
+        output, controller_state = controller(seen, state.controller)
+        raw = emit(output)
+        memory, weightings, reads = step(raw, layout, state)
+        state = NTMState(memory, weightings, reads, controller_state)
+        yield output, state, raw
 
 
 class NTM(nn.Module):
@@ -143,9 +166,12 @@ class NTM(nn.Module):
         read_first: Read before writing within a step (default), or after. G14 does not say.
         batch_first: Inputs and logits are (B, T, ·) instead of (T, B, ·). The state is not
             affected.
-        engine: What runs the time loop: ``reference``, the plain one; ``fused``, compiled for the
-            CPU, several times faster, whose runs do not yet repeat to the bit; ``auto``, the
-            fastest that does: the plain one for now.
+        engine: What runs the time loop: ``reference``, the plain one and the definition;
+            ``fused``, compiled functions for the CPU, several times faster; ``compiled``,
+            `torch.compile` of a step; ``auto``, fused on a CPU in float32 and float64, else the
+            reference. All give the same outputs and gradients up to rounding.
+        segment: Steps after which only the state is kept for the backward pass, which runs the
+            steps between again: less memory for long sequences, more time. None keeps all.
 
     Inputs:
         inputs: (T, B, I), T at least 1.
@@ -184,6 +210,7 @@ class NTM(nn.Module):
         read_first: bool = True,
         batch_first: bool = False,
         engine: str = "auto",
+        segment: int | None = None,
     ) -> None:
         super().__init__()
         for name in ("input_size", "output_size", "memory_size", "word_size"):
@@ -198,6 +225,8 @@ class NTM(nn.Module):
         check_choice("key_activation", key_activation, ACTIVATIONS)
         check_choice("add_activation", add_activation, ACTIVATIONS)
         check_choice("engine", engine, ENGINES)
+        if segment is not None:
+            check_at_least("segment", segment, 1)
 
         if initial_memory == "constant" and initial_weighting == "uniform":
             warnings.warn(
@@ -211,6 +240,7 @@ class NTM(nn.Module):
         self.memory_size = memory_size
         self.batch_first = batch_first
         self.engine = engine
+        self.segment = segment
         self.layout = HeadLayout(
             word_size,
             num_read_heads,
@@ -261,12 +291,11 @@ class NTM(nn.Module):
     def forward(self, inputs: Tensor, state: NTMState | None = None) -> tuple[Tensor, NTMState]:
         """Run over whole sequences; see the class for shapes."""
         inputs, state = self._enter(inputs, state)
-        if self.engine_for(inputs.device, inputs.dtype) == "fused":
-            hidden, reads, state = self._fused_loop(inputs, state)
+        loop = getattr(self, f"_{self.engine_for(inputs.device, inputs.dtype)}_loop")
+        if self.segment is None or not torch.is_grad_enabled():
+            hidden, reads, state = loop(inputs, state)
         else:
-            hidden, reads, state = reference_loop(
-                self.controller, self._emit, self.layout, inputs, state
-            )
+            hidden, reads, state = _in_segments(loop, inputs, state, self.segment)
         logits = self._logits(hidden, reads)
         return (logits.transpose(0, 1) if self.batch_first else logits), state
 
@@ -277,50 +306,94 @@ class NTM(nn.Module):
             ValueError: One was asked for that cannot run there; the message says why.
 
         """
-        if self.engine != "fused":
-            return "reference"
-        hindrance = self._not_fused(torch.device(device).type, dtype)
+        if self.engine == "reference":
+            return self.engine
+        device = torch.device(device).type
+        if self.engine == "auto":
+            hindrance = _not_fused(device, dtype)
+            _announce(*(("reference", hindrance) if hindrance else ("fused", self._fused_unit())))
+            return "reference" if hindrance else "fused"
+        fused = self.engine == "fused"
+        hindrance = _not_fused(device, dtype) if fused else _not_compiled(device)
         if hindrance is not None:
-            raise ValueError(f"engine fused cannot run: {hindrance}; use auto or reference")
-        return "fused"
+            raise ValueError(f"engine {self.engine} cannot run: {hindrance}; use auto or reference")
+        return self.engine
 
-    def _not_fused(self, device: str, dtype: torch.dtype) -> str | None:
-        """Why the fused engine does not apply; None if it does."""
+    def _fused_unit(self) -> str:
+        """How much of the loop is one compiled function."""
+        whole = isinstance(self._whole_loop(), str)
+        return f"step by step: {self._whole_loop()}" if whole else "whole sequences at once"
+
+    def _whole_loop(self) -> Callable[..., tuple[Tensor, Tensor, NTMState]] | str:
+        """What runs whole sequences in one compiled function, or why nothing does."""
         controller = self.controller
-        if device != "cpu":
-            return f"it is for the CPU, got {device}"
-        if dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
-            return "it is for float32 and float64, got another precision"
-        if not isinstance(controller, LSTMController) or len(controller.layers) != 1:
-            return "it is for an LSTM controller of one layer"
+        if isinstance(controller, LSTMController):
+            if len(controller.layers) > 1:
+                return "the LSTM controller has more than one layer"
+            loop = self._whole_lstm_loop
+        elif isinstance(controller, FeedforwardController):
+            if controller.activation not in ACTIVATIONS:
+                return "the controller's activation is a function of its own"
+            loop = self._whole_feedforward_loop
+        else:
+            return "the controller is a module of its own"
         if controller.dropout.p > 0 and self.training:
-            return "it is for controllers without dropout"
-        return None
+            return "the controller drops out"
+        return loop
+
+    def _reference_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
+        return reference_loop(self.controller, self._emit, self.layout, inputs, state)
+
+    def _compiled_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
+        step = _compiled_step(inputs.device.type)
+        hidden, reads = [], []
+        for x in inputs:
+            output, state = step(self.controller, self._emit, self.layout, x, state)
+            hidden.append(output)
+            reads.append(state.reads.flatten(1))
+        return torch.stack(hidden), torch.stack(reads), state
 
     def _fused_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
+        loop = self._whole_loop()
+        if not isinstance(loop, str):
+            return loop(inputs, state)
+        return reference_loop(
+            self.controller, self._emit, self.layout, inputs, state, step=_fused_step
+        )
+
+    def _whole_lstm_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
         from ntm.kernels.fused import lstm_loop
 
         cell: Any = cast(LSTMController, self.controller).layers[0]
-        layout = self.layout
         hidden, carried = state.controller
         outputs, reads, after = lstm_loop(
             inputs,
             (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh),
             (self.emit.weight, self.emit.bias),
-            (state.memory, state.weightings, state.reads, hidden[0], carried[0]),
-            (
-                layout.num_read_heads,
-                layout.num_write_heads,
-                layout.shift_range,
-                layout.key_activation,
-                layout.add_activation,
-                layout.read_first,
-            ),
+            (*state[:3], hidden[0], carried[0]),
+            self.layout[1:],
             NORM_FLOOR,
         )
         memory, weightings, last, hidden, carried = after
         controller = hidden.unsqueeze(0), carried.unsqueeze(0)
         return outputs, reads, NTMState(memory, weightings, last, controller)
+
+    def _whole_feedforward_loop(
+        self, inputs: Tensor, state: NTMState
+    ) -> tuple[Tensor, Tensor, NTMState]:
+        from ntm.kernels.fused import feedforward_loop
+
+        controller: Any = self.controller
+        outputs, reads, after = feedforward_loop(
+            inputs,
+            [(layer.weight, layer.bias) for layer in controller.layers],
+            controller.activation,
+            (self.emit.weight, self.emit.bias),
+            state[:3],
+            self.layout[1:],
+            NORM_FLOOR,
+        )
+        return outputs, reads, NTMState(*after, None)
 
     @torch.no_grad()
     def trace(self, inputs: Tensor, state: NTMState | None = None) -> Trace:
@@ -328,6 +401,7 @@ class NTM(nn.Module):
         inputs, state = self._enter(inputs, state)
         R = self.layout.num_read_heads
         steps = list(reference_steps(self.controller, self._emit, self.layout, inputs, state))
+        emissions = [decode(raw.to(inputs.dtype), self.layout) for _, _, raw in steps]
         hidden = torch.stack([output for output, _, _ in steps])
         reads = torch.stack([state.reads for _, state, _ in steps])
         return Trace(
@@ -336,8 +410,8 @@ class NTM(nn.Module):
             read_weightings=torch.stack([state.weightings[:, :R] for _, state, _ in steps]),
             write_weightings=torch.stack([state.weightings[:, R:] for _, state, _ in steps]),
             reads=reads,
-            erases=torch.stack([emissions.erase for _, _, emissions in steps]),
-            adds=torch.stack([emissions.add for _, _, emissions in steps]),
+            erases=torch.stack([part.erase for part in emissions]),
+            adds=torch.stack([part.add for part in emissions]),
         )
 
     def resize_memory(self, memory_size: int) -> None:
@@ -379,6 +453,70 @@ class NTM(nn.Module):
 
     def _logits(self, hidden: Tensor, reads: Tensor) -> Tensor:
         return self.output(torch.cat([hidden, reads.to(hidden.dtype)], dim=-1))
+
+
+def _in_segments(
+    loop: Callable[..., tuple[Tensor, Tensor, NTMState]],
+    inputs: Tensor,
+    state: NTMState,
+    segment: int,
+) -> tuple[Tensor, Tensor, NTMState]:
+    """Run a loop so that its backward pass needs the inside of one segment at a time."""
+    hidden, reads = [], []
+    for part in inputs.split(segment):
+        output, read_, state = checkpoint(loop, part, state, use_reentrant=False)
+        hidden.append(output)
+        reads.append(read_)
+    return torch.cat(hidden), torch.cat(reads), state
+
+
+def _fused_step(raw: Tensor, layout: HeadLayout, state: NTMState) -> tuple[Tensor, Tensor, Tensor]:
+    from ntm.kernels.fused import memory_step
+
+    return memory_step(raw, state.memory, state.weightings, layout[1:], NORM_FLOOR)
+
+
+@cache
+def _compiled_step(device: str) -> Callable[..., tuple[Tensor, NTMState]]:
+    """One step of the reference loop under `torch.compile`; on a GPU with CUDA graphs."""
+
+    def step(
+        controller: Callable[[Tensor, Any], tuple[Tensor, Any]],
+        emit: Callable[[Tensor], Tensor],
+        layout: HeadLayout,
+        x: Tensor,
+        state: NTMState,
+    ) -> tuple[Tensor, NTMState]:
+        output, state, _ = next(reference_steps(controller, emit, layout, x.unsqueeze(0), state))
+        return output, state
+
+    return torch.compile(step, mode="reduce-overhead" if device == "cuda" else None)
+
+
+def _not_fused(device: str, dtype: torch.dtype) -> str | None:
+    """Why the fused engine does not apply; None if it does."""
+    if device != "cpu":
+        return f"fused is for the CPU, got {device}"
+    if dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
+        return "fused is for float32 and float64, got another precision"
+    return None
+
+
+def _not_compiled(device: str) -> str | None:
+    """Why the compiled engine does not apply; None if it does."""
+    if device == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++", "cl"))):
+        return "compiled needs a C++ compiler on the CPU, and there is none"
+    if device == "cuda" and find_spec("triton") is None:
+        return "compiled needs Triton on a GPU, and it is not installed"
+    if device not in ("cpu", "cuda"):
+        return f"compiled is for the CPU and CUDA, got {device}"
+    return None
+
+
+@cache
+def _announce(engine: str, why: str) -> None:
+    """Say once which engine was picked, and why."""
+    logger.info("engine auto: %s, %s", engine, why)
 
 
 def check_shifts_fit(shift_range: int, memory_size: int) -> None:
