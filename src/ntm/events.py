@@ -6,13 +6,22 @@ import math
 import time
 from pathlib import Path
 
+import numpy as np
+
 from ntm.comparison import CURVES, Comparison, Model, band
 from ntm.runs import writing
 
 MEAN = "mean"
 """The folder beside a model's runs that holds its summary."""
+MEANS_PAGE = "#custom_scalars&regexInput=mean%24&_smoothingWeight=0"
+"""What follows TensorBoard's address to see the summaries alone, as they are."""
 BELOW, ABOVE = "with_sd/minus", "with_sd/plus"
 """What stands before a metric's tag for the ends of mean ± sd."""
+CATEGORIES = {
+    "wrong bits per sequence": [column for column in CURVES if "wrong_bits" in column],
+    "loss": [column for column in CURVES if "loss" in column],
+}
+"""What the page Custom Scalars shows, in this order."""
 
 
 def write_means(comparison: Comparison) -> None:
@@ -33,15 +42,19 @@ def write_means(comparison: Comparison) -> None:
 
 
 def points(model: Model) -> dict[str, list[tuple[int, float]]]:
-    """The summary's tags, each with its (sequences, value) in order; every value is finite."""
+    """The summary's tags, each with its (sequences, value) in order; every value is finite.
+
+    They are all columns of metrics.csv, and mean ± sd of those that are drawn.
+    """
     tags: dict[str, list[tuple[int, float]]] = {}
     columns = {name for run in model.runs for name in run.metrics} - {"sequences", "seconds"}
     for column in sorted(columns):
         over = band(model, column)
-        sd = [0.0 if math.isnan(value) else value for value in over.sd]
-        ends = {column: over.mean, f"{BELOW}/{column}": over.mean - sd}
-        ends[f"{ABOVE}/{column}"] = over.mean + sd
-        for tag, values in ends.items():
+        lines = {column: over.mean}
+        if column in CURVES:
+            sd = np.nan_to_num(over.sd)
+            lines |= {f"{BELOW}/{column}": over.mean - sd, f"{ABOVE}/{column}": over.mean + sd}
+        for tag, values in lines.items():
             pairs = zip(over.sequences.tolist(), values.tolist(), strict=True)
             tags[tag] = [(at, value) for at, value in pairs if math.isfinite(value)]
     return tags
@@ -76,21 +89,17 @@ def _layout():  # type: ignore[no-untyped-def]
     from tensorboard.compat.proto.types_pb2 import DT_STRING
     from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
-    charts = {}
-    for column in CURVES:
-        series = layout_pb2.MarginChartContent.Series(
-            value=column, lower=f"{BELOW}/{column}", upper=f"{ABOVE}/{column}"
-        )
-        charts[column] = layout_pb2.Chart(
-            title=f"{column}: mean ± sd over seeds",
-            margin=layout_pb2.MarginChartContent(series=[series]),
-        )
-    categories = [
-        layout_pb2.Category(
-            title=title, chart=[chart for column, chart in charts.items() if ending in column]
-        )
-        for title, ending in (("wrong bits per sequence", "wrong_bits"), ("loss", "loss"))
-    ]
+    categories = []
+    for title, columns in CATEGORIES.items():
+        charts = []
+        for column in columns:
+            stage = "training" if column.startswith("train/") else "validation"
+            series = layout_pb2.MarginChartContent.Series(
+                value=column, lower=f"{BELOW}/{column}", upper=f"{ABOVE}/{column}"
+            )
+            content = layout_pb2.MarginChartContent(series=[series])
+            charts.append(layout_pb2.Chart(title=f"{stage}, mean ± sd", margin=content))
+        categories.append(layout_pb2.Category(title=title, chart=charts))
     layout = layout_pb2.Layout(category=categories)
     return Summary.Value(
         tag=metadata.CONFIG_SUMMARY_TAG,

@@ -55,7 +55,7 @@ class Panel(NamedTuple):
     x_name: str
     y_name: str
     scale: str
-    """``linear``, ``log``, or ``wrong bits``: logarithmic above 0.1, linear from there to 0."""
+    """``log``, ``share`` from 0 to 1, or ``wrong bits``: logarithmic above 0.1, linear below."""
     curves: list[Curve]
     marked: tuple[float, float] | None = None
     """A stretch of x to shade, such as the range in training."""
@@ -126,19 +126,33 @@ def draw_curves(panels: Sequence[Panel], title: str, columns: int = 2) -> Figure
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     entries = {}
     for axis, panel in zip(axes, panels, strict=False):
-        _set_scales(axis, panel)
         for curve in panel.curves:
             entries.setdefault(curve.name, _draw_curve(axis, curve))
+        _set_scales(axis, panel)
         axis.set_title(panel.title, fontsize=10)
         axis.set_xlabel(panel.x_name)
         axis.set_ylabel(panel.y_name)
         axis.grid(alpha=0.25)
-    marks = [axis for axis, panel in zip(axes, panels, strict=False) if panel.marked]
-    if marks:
-        entries["range in training"] = marks[0].patches[0]
-    figure.legend(entries.values(), entries, loc="outside lower center", ncols=min(len(entries), 4))
+        if panel.marked is not None:
+            entries["range in training"] = axis.patches[-1]
+    # A $ would begin a formula.
+    names = [name.replace("$", r"\$") for name in entries]
+    figure.legend(entries.values(), names, loc="outside lower center", ncols=min(len(names), 4))
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def log_ticks(panel: Panel) -> list[float]:
+    """Values of x that a logarithmic axis can name without their running into one another."""
+    values = sorted({float(x) for curve in panel.curves for x in curve.x})
+    if not values:
+        return []
+    apart = (values[-1] / values[0]) ** (1 / MARKED_UP_TO)
+    ticks = values[:1]
+    for value in values[1:]:
+        if value >= ticks[-1] * apart:
+            ticks.append(value)
+    return ticks
 
 
 def image_array(figure: Figure) -> np.ndarray:
@@ -179,7 +193,7 @@ def _draw_curve(axis: Axes, curve: Curve):  # type: ignore[no-untyped-def]
         whole = curve.x <= curve.thin_from
         rest = curve.x >= curve.thin_from
         axis.plot(curve.x[rest], curve.y[rest], linewidth=0.7, **line)
-    width = 1.6 if curve.weight == "thick" else 0.8
+    width = 1.6 if curve.weight == "thick" else 1.0
     marker = "o" if len(curve.x) <= MARKED_UP_TO else None
     (drawn,) = axis.plot(
         curve.x[whole], curve.y[whole], linewidth=width, marker=marker, markersize=4, **line
@@ -190,6 +204,7 @@ def _draw_curve(axis: Axes, curve: Curve):  # type: ignore[no-untyped-def]
 
 
 def _set_scales(axis: Axes, panel: Panel) -> None:
+    """Scales and limits, for what is drawn already."""
     if panel.scale == "wrong bits":
         axis.set_yscale("symlog", linthresh=SOLVED_BELOW)
         axis.set_ylim(bottom=0)
@@ -201,9 +216,12 @@ def _set_scales(axis: Axes, panel: Panel) -> None:
         positive = values[values > 0]
         if len(positive):  # the band's lower end may be at 0 or below
             axis.set_ylim(positive.min() / 2, positive.max() * 1.5)
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    elif panel.scale == "share":
+        axis.set_ylim(-0.03, 1.03)
     if panel.log_x:
         axis.set_xscale("log")
-        ticks = sorted({float(x) for curve in panel.curves for x in curve.x})
+        ticks = log_ticks(panel)
         axis.set_xticks(ticks, [f"{x:,.0f}" for x in ticks])
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_minor_formatter(NullFormatter())

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ntm.figures import COLOURS, DASHES, Curve, Panel
+from ntm.figures import COLOURS, DASHES, Curve, Panel, log_ticks
 from ntm.metrics import SOLVED_BELOW
 
 PLOTLY_DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
@@ -91,6 +91,7 @@ def _chart(panel: Panel) -> dict[str, Any]:
         "y": html.escape(panel.y_name),
         "scale": panel.scale,
         "logX": panel.log_x,
+        "ticks": log_ticks(panel),
         "marked": panel.marked,
         "lines": [_line(curve) for curve in panel.curves],
     }
@@ -103,6 +104,7 @@ def _line(curve: Curve) -> dict[str, Any]:
         "colour": COLOURS[curve.colour % len(COLOURS)],
         "dash": PLOTLY_DASHES[DASHES[curve.dashes % len(DASHES)]],
         "thick": curve.weight == "thick",
+        "thinFrom": curve.thin_from,
         "brokenOff": curve.broken_off,
         "x": _numbers(curve.x),
         "y": _numbers(curve.y),
@@ -187,7 +189,7 @@ h1 { font-size: 24px; } h2 { font-size: 18px; margin: 28px 0 8px; }
 p { color: #555; margin: 8px 0; max-width: 900px; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #ddd; }
+th, td { padding: 4px 12px; white-space: nowrap; text-align: right; border-bottom: 1px solid #ddd; }
 th { border-bottom: 2px solid #888; font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 .switches { position: sticky; top: 0; z-index: 5; background: #f6f6f6; padding: 6px 10px;
@@ -230,15 +232,18 @@ function traces(chart, shown) {
       });
     }
     const few = line.x.length <= 12;
-    found.push({
-      x: line.x, y: line.y.map(y => place(y, chart.scale)), visible,
+    const text = i => `<b>${line.name}</b><br>${chart.x}: ${line.x[i].toLocaleString("en")}`
+      + `<br>${chart.y}: ${line.y[i] === null ? "" : Number(line.y[i].toPrecision(4))}`;
+    const stretch = (at, width) => found.push({
+      x: at.map(i => line.x[i]), y: at.map(i => place(line.y[i], chart.scale)), visible,
       mode: few ? "lines+markers" : "lines",
-      line: {color: line.colour, dash: line.dash, width: line.thick ? 2.5 : 1},
+      line: {color: line.colour, dash: line.dash, width},
       marker: {size: line.thick ? 6 : 4}, opacity: line.thick ? 1 : 0.55,
-      hoverinfo: "text",
-      text: line.y.map((y, i) => `<b>${line.name}</b><br>${chart.x}: ${line.x[i].toLocaleString()}`
-        + `<br>${chart.y}: ${y === null ? "" : Number(y.toPrecision(4))}`),
+      hoverinfo: "text", text: at.map(text),
     });
+    const all = line.x.map((x, i) => i), end = line.thinFrom ?? Infinity;
+    stretch(all.filter(i => line.x[i] <= end), line.thick ? 2.5 : 1);
+    if (line.thinFrom !== null) stretch(all.filter(i => line.x[i] >= end), 1.2);
     if (line.brokenOff) {
       found.push({
         x: line.x.slice(-1), y: line.y.slice(-1).map(y => place(y, chart.scale)), visible,
@@ -257,8 +262,8 @@ function layout(chart) {
     yaxis.tickvals = TICKS.map(y => place(y, chart.scale));
     yaxis.ticktext = TICKS.map(String);
   }
-  if (chart.scale === "log" && logBox.checked) Object.assign(yaxis, {type: "log"});
-  if (chart.scale === "share") yaxis.tickformat = ".0%";
+  if (chart.scale === "log" && logBox.checked) Object.assign(yaxis, {type: "log", dtick: "D2"});
+  if (chart.scale === "share") Object.assign(yaxis, {tickformat: ".0%", range: [-0.03, 1.03]});
   if (chart.scale === "wrong bits") {
     const solved = place(report.solved, chart.scale);
     shapes.push({type: "line", xref: "paper", x0: 0, x1: 1, y0: solved, y1: solved,
@@ -271,10 +276,9 @@ function layout(chart) {
   }
   const xaxis = {title: {text: chart.x}, zeroline: false};
   if (chart.logX && logBox.checked) {
-    const ticks = [...new Set(chart.lines.flatMap(line => line.x))].sort((a, b) => a - b);
-    Object.assign(xaxis, {type: "log", tickvals: ticks, ticktext: ticks.map(String)});
+    Object.assign(xaxis, {type: "log", tickvals: chart.ticks, ticktext: chart.ticks.map(String)});
   }
-  return {title: {text: chart.title, font: {size: 15}}, xaxis, yaxis, shapes, showlegend: false,
+  return {title: {text: chart.title, font: {size: 15}, x: 0.01, xanchor: "left"}, xaxis, yaxis, shapes, showlegend: false,
     hovermode: "closest", margin: {l: 64, r: 16, t: 44, b: 48},
     uirevision: String(logBox.checked)};
 }

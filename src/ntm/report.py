@@ -33,7 +33,7 @@ from ntm.comparison import (
     model_rows,
     run_rows,
 )
-from ntm.events import write_means
+from ntm.events import MEANS_PAGE, write_means
 from ntm.figures import Curve, Panel
 from ntm.page import page
 from ntm.runs import FAILED, FINISHED, write_rows, write_whole
@@ -72,7 +72,7 @@ def compare_job(config: DictConfig) -> int:
     for line in (
         f"Everything: {folder / 'report.html'}",
         f"TensorBoard: tensorboard --logdir {comparison.root}",
-        "and there the mean ± sd of every model: http://localhost:6006/#custom_scalars",
+        f"and there the mean ± sd of every model: http://localhost:6006/{MEANS_PAGE}",
     ):
         console.print(line, soft_wrap=True, markup=False)
     return DONE
