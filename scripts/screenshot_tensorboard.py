@@ -29,7 +29,7 @@ from ntm.comparison import find_runs
 from ntm.events import MEAN, MEANS_PAGE
 
 PAGES = {
-    "tensorboard": "#scalars&tagFilter=%5E%28train%7Cval%29%2F%28wrong%7Closs%29&_smoothingWeight=0",
+    "tensorboard": "#scalars&tagFilter=%5E%28train%7Cval%29%2F%28wr%7Clo%29&_smoothingWeight=0",
     "tensorboard_means": MEANS_PAGE,
 }
 """File name of each picture, and what follows the address."""

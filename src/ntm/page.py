@@ -189,7 +189,8 @@ h1 { font-size: 24px; } h2 { font-size: 18px; margin: 28px 0 8px; }
 p { color: #555; margin: 8px 0; max-width: 900px; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 12px; white-space: nowrap; text-align: right; border-bottom: 1px solid #ddd; }
+th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #ddd; }
+td { white-space: nowrap; }
 th { border-bottom: 2px solid #888; font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
 .switches { position: sticky; top: 0; z-index: 5; background: #f6f6f6; padding: 6px 10px;
@@ -203,8 +204,10 @@ SCRIPT = """
 const report = JSON.parse(document.getElementById("data").textContent);
 const switches = [...document.querySelectorAll("[data-key]")];
 const logBox = document.getElementById("log"), seedsBox = document.getElementById("seeds");
-const TICKS = [0, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000,
-  10000];
+const TICKS = [0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100,
+  200, 500, 1000, 2000, 5000, 10000];
+
+const BUTTONS = [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "toImage"]];
 
 // Wrong bits reach 0, which a logarithm does not: below `solved` the axis is linear.
 function place(value, scale) {
@@ -259,10 +262,14 @@ function layout(chart) {
   const yaxis = {title: {text: chart.y}, zeroline: false, rangemode: "tozero"};
   const shapes = [];
   if (chart.scale === "wrong bits" && logBox.checked) {
-    yaxis.tickvals = TICKS.map(y => place(y, chart.scale));
-    yaxis.ticktext = TICKS.map(String);
+    const ticks = TICKS.filter(y => y === 0 || y >= report.solved / 5);
+    yaxis.tickvals = ticks.map(y => place(y, chart.scale));
+    yaxis.ticktext = ticks.map(String);
   }
-  if (chart.scale === "log" && logBox.checked) Object.assign(yaxis, {type: "log", dtick: "D2"});
+  if (chart.scale === "log" && logBox.checked) {
+    const ticks = TICKS.slice(1);
+    Object.assign(yaxis, {type: "log", tickvals: ticks, ticktext: ticks.map(String)});
+  }
   if (chart.scale === "share") Object.assign(yaxis, {tickformat: ".0%", range: [-0.03, 1.03]});
   if (chart.scale === "wrong bits") {
     const solved = place(report.solved, chart.scale);
@@ -278,16 +285,16 @@ function layout(chart) {
   if (chart.logX && logBox.checked) {
     Object.assign(xaxis, {type: "log", tickvals: chart.ticks, ticktext: chart.ticks.map(String)});
   }
-  return {title: {text: chart.title, font: {size: 15}, x: 0.01, xanchor: "left"}, xaxis, yaxis, shapes, showlegend: false,
-    hovermode: "closest", margin: {l: 64, r: 16, t: 44, b: 48},
-    uirevision: String(logBox.checked)};
+  return {title: {text: chart.title, font: {size: 15}, x: 0.01, xanchor: "left"},
+    xaxis, yaxis, shapes, showlegend: false, hovermode: "closest",
+    margin: {l: 64, r: 16, t: 44, b: 48}, uirevision: String(logBox.checked)};
 }
 
 function draw() {
   const shown = new Set(switches.filter(box => box.checked).map(box => box.dataset.key)
     .filter(key => seedsBox.checked || key.endsWith("/")));
   report.charts.forEach((chart, i) => Plotly.react("chart" + i, traces(chart, shown),
-    layout(chart), {displaylogo: false, responsive: true}));
+    layout(chart), {displaylogo: false, responsive: true, modeBarButtons: BUTTONS}));
 }
 
 [...switches, logBox, seedsBox].forEach(box => box.addEventListener("change", draw));
