@@ -383,7 +383,7 @@ def evaluations(model: Model) -> dict[tuple[float | None, float], list[dict[str,
     return dict(sorted(by_setting.items(), key=lambda item: (item[0][0] or 0, item[0][1])))
 
 
-def bootstrap(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+def bootstrap(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """Interval for the difference of means, second minus first: the percentile bootstrap.
 
     The values of each are drawn anew with replacement, apart from the other's; the generator
@@ -397,7 +397,7 @@ def bootstrap(first: Sequence[float], second: Sequence[float]) -> tuple[float, f
         return math.nan, math.nan
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     means = []
-    for values in (np.asarray(first, float), np.asarray(second, float)):
+    for values in (first, second):
         drawn = rng.integers(0, len(values), (RESAMPLINGS, len(values)))
         means.append(values[drawn].mean(1))
     tail = 50 * (1 - CONFIDENCE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -187,7 +187,7 @@ def _draw_curve(axis: Axes, curve: Curve):  # type: ignore[no-untyped-def]
         return dots
     if curve.lower is not None and curve.upper is not None:
         axis.fill_between(curve.x, curve.lower, curve.upper, color=colour, alpha=0.18, linewidth=0)
-    line = {"color": colour, "linestyle": DASHES[curve.dashes % len(DASHES)]}
+    line: dict[str, Any] = {"color": colour, "linestyle": DASHES[curve.dashes % len(DASHES)]}
     whole = np.ones(len(curve.x), bool)
     if curve.thin_from is not None:
         whole = curve.x <= curve.thin_from
