@@ -124,7 +124,7 @@ def draw_curves(panels: Sequence[Panel], title: str, columns: int = 2) -> Figure
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(8.4, 0.9 + 2.9 * rows), layout="constrained", dpi=PIXELS_PER_INCH)
     axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    entries = {}
+    entries: dict[str, Any] = {}
     for axis, panel in zip(axes, panels, strict=False):
         for curve in panel.curves:
             entries.setdefault(curve.name, _draw_curve(axis, curve))
