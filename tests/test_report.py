@@ -49,23 +49,32 @@ class Page(HTMLParser):
         return [text for inside, text in self.texts if inside == tag and text.strip()]
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+def make_runs(root: Path) -> Path:
     for name, wrong in ((HOSTILE, 20.0), ("ntm", 2.0)):
         for seed in range(2):
             make_run(
-                tmp_path / name / f"seed_{seed}",
+                root / name / f"seed_{seed}",
                 {100: wrong + seed, 200: wrong - seed, 300: 0.5 * seed},
                 [evaluated(10, wrong + seed, 0.5), evaluated(400, wrong, 0.25, 500)],
                 sequences_to_solve=300,
             )
-    return tmp_path
+    return root
 
 
 @pytest.fixture
-def page(root: Path) -> Page:
-    folder = write_comparison(compare(root))
-    text = (folder / "report.html").read_text()
+def root(tmp_path: Path) -> Path:
+    return make_runs(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The results of a comparison, to be read only."""
+    return write_comparison(compare(make_runs(tmp_path_factory.mktemp("runs"))))
+
+
+@pytest.fixture(scope="module")
+def page(written: Path) -> Page:
+    text = (written / "report.html").read_text()
     library = get_plotlyjs()
     assert text.count(library) == 1
     return Page(text.replace(library, ""))
@@ -76,17 +85,16 @@ def data(page: Page) -> dict[str, Any]:
     return json.loads(next(text for text in inside if text.startswith("{")))
 
 
-def test_every_file_is_there(root):
-    folder = write_comparison(compare(root))
-    assert folder == root / "comparison"
-    assert {path.name for path in folder.iterdir()} == {
+def test_every_file_is_there(written):
+    assert written.name == "comparison"
+    assert {path.name for path in written.iterdir()} == {
         "comparison.json",
         "comparison.md",
         "report.html",
         *(f"{name}.csv" for name in ("models", "runs", "lengths", "differences", "curves")),
         *(f"{name}.{end}" for name in ("curves", "seeds", "lengths") for end in ("png", "svg")),
     }
-    assert len(list((root / "ntm" / "mean").iterdir())) == 1
+    assert len(list((written.parent / "ntm" / "mean").iterdir())) == 1
 
 
 def test_again_gives_the_same_bytes(root):
@@ -97,24 +105,22 @@ def test_again_gives_the_same_bytes(root):
     assert len(list((root / "ntm" / "mean").iterdir())) == 1
 
 
-def test_csv_and_json_hold_the_same_numbers(root):
-    folder = write_comparison(compare(root))
-    told = json.loads((folder / "comparison.json").read_text())
+def test_csv_and_json_hold_the_same_numbers(written):
+    told = json.loads((written / "comparison.json").read_text())
     assert told["bootstrap"] == {"resamplings": 10_000, "confidence": 0.95, "seed": 0}
     for name in ("models", "runs", "lengths", "differences"):
-        with open(folder / f"{name}.csv", newline="") as file:
+        with open(written / f"{name}.csv", newline="") as file:
             rows = list(csv.DictReader(file))
-        written = [
+        told_rows = [
             {key: "" if value is None else str(value) for key, value in row.items()}
             for row in told[name]
         ]
-        assert rows == written
+        assert rows == told_rows
         assert rows
 
 
-def test_the_markdown_is_tables_of_as_many_cells(root):
-    folder = write_comparison(compare(root))
-    text = (folder / "comparison.md").read_text()
+def test_the_markdown_is_tables_of_as_many_cells(written):
+    text = (written / "comparison.md").read_text()
     assert HOSTILE not in text
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
@@ -123,7 +129,7 @@ def test_the_markdown_is_tables_of_as_many_cells(root):
     assert "10,000 times" in text
     assert "seed 0" in text
     for name in re.findall(r"!\[.*\]\((.*)\)", text):
-        assert (folder / name).is_file()
+        assert (written / name).is_file()
 
 
 def test_the_page_loads_nothing(page):
@@ -170,8 +176,8 @@ def test_every_line_of_the_page_has_a_switch(page):
     assert switches == {line["key"] for chart in data(page)["charts"] for line in chart["lines"]}
 
 
-def test_tables_of_the_page_are_those_of_the_markdown(page, root):
-    rows = (root / "comparison" / "comparison.md").read_text().splitlines()
+def test_tables_of_the_page_are_those_of_the_markdown(page, written):
+    rows = (written / "comparison.md").read_text().splitlines()
     numbers = sum(line.startswith("|") and not line.startswith("|---") for line in rows)
     assert sum(tag == "tr" for tag, _ in page.elements) == numbers
 
