@@ -15,6 +15,8 @@ from made_up import evaluated, make_run
 from plotly.offline import get_plotlyjs
 
 from ntm.comparison import compare
+from ntm.figures import Curve, Panel
+from ntm.page import page as page_of
 from ntm.report import curve_panels, length_panels, seed_panels, write_comparison
 
 HOSTILE = "<script>alert(1)<script> & $x$ | %{y}"
@@ -150,6 +152,17 @@ def test_names_are_text_on_the_page(page):
     names = {line["name"] for chart in data(page)["charts"] for line in chart["lines"]}
     assert not any("<" in name for name in names)
     assert any(name.startswith("&lt;script&gt;alert(1)") for name in names)
+
+
+def test_the_name_of_a_run_cannot_leave_the_data():
+    x = np.ones(1)
+    curve = Curve("ntm", 0, 0, x, x, run="<!--<script>")
+    text = page_of("t", "mean", [], [], [Panel("", "", "", "log", [curve])], [])
+    parsed = Page(text.replace(get_plotlyjs(), ""))
+    inside = next(text for tag, text in parsed.texts if tag == "script" and text.startswith("{"))
+    assert "<" not in inside
+    assert data(parsed)["charts"][0]["lines"][0]["key"] == "0/<!--<script>"
+    assert "0/<!--<script>" in [a.get("data-key") for _, a in parsed.elements]
 
 
 def test_the_page_has_the_curves_of_every_seed_and_their_mean(page):
