@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ntm.comparison import find_runs
+from ntm.configuration import ConfigurationError
 from ntm.events import MEAN, MEANS_PAGE
 
 PAGES = {
@@ -137,10 +138,18 @@ def photograph(address: str, picture: Path, width: int, height: int) -> None:
 
 
 def run_names(root: Path) -> set[str]:
-    """Runs as TensorBoard names them, each model's summary among them."""
+    """Runs as TensorBoard names them, each model's summary among them.
+
+    Raises:
+        RuntimeError: A model has no summary yet.
+
+    """
     runs = find_runs(root)
-    folders = {*runs, *(run.parent / MEAN for run in runs)}
-    return {str(folder.relative_to(root)) for folder in folders}
+    means = {run.parent / MEAN for run in runs}
+    for mean in means:
+        if not mean.is_dir():
+            raise RuntimeError(f"{mean} is not there yet: python run_compare.py runs={root}")
+    return {str(folder.relative_to(root)) for folder in {*runs, *means}}
 
 
 def main() -> None:
@@ -150,13 +159,21 @@ def main() -> None:
     parser.add_argument("pictures", type=Path, help="the folder for the PNG files")
     parser.add_argument("--size", type=int, nargs=2, default=(1600, 1000), metavar=("W", "H"))
     arguments = parser.parse_args()
-    names = run_names(arguments.runs)
-    with serving(arguments.runs) as address:
+    try:
+        take_pictures(arguments.runs, arguments.pictures, *arguments.size)
+    except (RuntimeError, ConfigurationError) as error:
+        sys.exit(str(error))
+
+
+def take_pictures(root: Path, pictures: Path, width: int, height: int) -> None:
+    """One picture of each of `PAGES`, into a folder."""
+    names = run_names(root)
+    with serving(root) as address:
         wait_for_runs(address, names)
         check(address, names)
         for name, page in PAGES.items():
-            picture = arguments.pictures / f"{name}.png"
-            photograph(f"{address}/{page}", picture, *arguments.size)
+            picture = pictures / f"{name}.png"
+            photograph(f"{address}/{page}", picture, width, height)
             print(picture)
 
 

@@ -17,7 +17,7 @@ from plotly.offline import get_plotlyjs
 from ntm.comparison import compare
 from ntm.figures import Curve, Panel
 from ntm.page import page as page_of
-from ntm.report import curve_panels, length_panels, seed_panels, write_comparison
+from ntm.report import curve_panels, length_panels, readable_tables, seed_panels, write_comparison
 
 HOSTILE = "<script>alert(1)<script> & $x$ | %{y}"
 
@@ -132,6 +132,26 @@ def test_the_markdown_is_tables_of_as_many_cells(written):
     assert "seed 0" in text
     for name in re.findall(r"!\[.*\]\((.*)\)", text):
         assert (written / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("values", "shown"),
+    [
+        ([1.0, 2.0, 3.0], "2.0 ± 1.0"),
+        ([0.01, 0.01, 0.01], "0.01 ± 0"),
+        ([0.0, 0.0], "0 ± 0"),
+        ([12.0, 1212.0], "612 ± 849"),
+        ([0.001, 0.002], "0.00150 ± 0.00071"),
+        ([7.0], "7"),
+    ],
+    ids=str,
+)
+def test_spreads_are_readable(values, shown, tmp_path):
+    for seed, value in enumerate(values):
+        made = tmp_path / "ntm" / f"seed_{seed}"
+        make_run(made, {100: 1.0}, wrong_bits_per_sequence=value)
+    models = readable_tables(compare(tmp_path))[0]
+    assert models.rows[0][models.headings.index("wrong bits")] == shown
 
 
 def test_the_page_loads_nothing(page):

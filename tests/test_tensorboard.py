@@ -126,6 +126,12 @@ def test_the_script_checks_what_it_photographs(address, script, root):
         script.wait_for_runs(address, {"ntm/seed_7"}, timeout=0)
 
 
+def test_the_script_says_what_to_do_first(script, tmp_path):
+    make_run(tmp_path / "ntm" / "seed_0", {100: 2.0})
+    with pytest.raises(RuntimeError, match=r"ntm/mean is not there yet: python run_compare\.py"):
+        script.run_names(tmp_path)
+
+
 def test_summaries_are_never_read_as_runs(root):
     assert {f"{m.label}/{run.name}" for m in compare(root).models for run in m.runs} == RUNS
 

@@ -207,7 +207,7 @@ def _set_scales(axis: Axes, panel: Panel) -> None:
     """Scales and limits, for what is drawn already."""
     if panel.scale == "wrong bits":
         axis.set_yscale("symlog", linthresh=SOLVED_BELOW)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(bottom=-SOLVED_BELOW / 12)  # a line at 0 is seen whole
         axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         axis.axhline(SOLVED_BELOW, color="grey", linestyle=":", linewidth=1)
     elif panel.scale == "log":
@@ -222,7 +222,7 @@ def _set_scales(axis: Axes, panel: Panel) -> None:
     if panel.log_x:
         axis.set_xscale("log")
         ticks = log_ticks(panel)
-        axis.set_xticks(ticks, [f"{x:,.0f}" for x in ticks])
+        axis.set_xticks(ticks, [f"{x:,.0f}" for x in ticks], rotation=45)
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_minor_formatter(NullFormatter())
     else:

@@ -427,8 +427,10 @@ def _solve(row: dict[str, Any], key: str) -> str:
 def _with_sd(row: dict[str, Any], name: str) -> str:
     """Mean ± sd, to the second digit of the sd."""
     mean, sd = row[f"{name}_mean"], row[f"{name}_sd"]
-    if not sd:
-        return _number(mean) if sd is None else f"{_number(mean)} ± 0"
+    if sd is None:
+        return _number(mean)
+    if sd <= 1e-9 * abs(mean):  # equal values, but for rounding
+        return f"{_number(mean)} ± 0"
     digits = max(0, 1 - math.floor(math.log10(sd)))
     return f"{mean:,.{digits}f} ± {sd:,.{digits}f}"
 
