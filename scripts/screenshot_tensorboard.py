@@ -30,7 +30,8 @@ from ntm.configuration import ConfigurationError
 from ntm.events import MEAN, MEANS_PAGE
 
 PAGES = {
-    "tensorboard": "#scalars&tagFilter=%5E%28train%7Cval%29%2F%28wr%7Clo%29&_smoothingWeight=0",
+    "tensorboard": "#scalars&_smoothingWeight=0&tagFilter="
+    + urllib.parse.quote("^(train|val)/(wrong|loss)", safe=""),
     "tensorboard_means": MEANS_PAGE,
 }
 """File name of each picture, and what follows the address."""
