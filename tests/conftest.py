@@ -21,13 +21,13 @@ def one_thread() -> None:
 
 @pytest.fixture
 def run_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run `run_train` or `run_eval` with overrides, in this process, in an empty folder."""
+    """Run `run_train`, `run_eval` or `run_compare` in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
 
     def run(program: str, *overrides: str) -> int:
         module = importlib.import_module(program)
-        name = {"run_train": "train", "run_eval": "eval"}[program]
+        name = {"run_train": "train", "run_eval": "eval", "run_compare": "compare"}[program]
         monkeypatch.setattr(sys, "argv", [f"{program}.py", *overrides])
         return command.main(ROOT / "configs", name, module.check, module.job)
 

@@ -204,13 +204,22 @@ def test_a_failing_run_says_why_and_leaves_the_reason(run_command, tmp_path, cap
     assert result["reason"] in last
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sede=1"], ["model=foo"]], ids=" ".join)
-def test_help_and_wrong_keys_answer_without_loading_torch(arguments, tmp_path):
+@pytest.mark.parametrize(
+    ("program", "arguments"),
+    [
+        ("run_train", ["--help"]),
+        ("run_train", ["sede=1"]),
+        ("run_train", ["model=foo"]),
+        ("run_compare", ["runs=nowhere"]),
+    ],
+    ids=str,
+)
+def test_help_and_wrong_keys_answer_without_loading_torch(program, arguments, tmp_path):
     code = (
         "import sys, runpy, atexit\n"
         "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
-        f"sys.argv = ['run_train.py', *{arguments!r}]\n"
-        f"runpy.run_path({str(ROOT / 'run_train.py')!r}, run_name='__main__')\n"
+        f"sys.argv = ['{program}.py', *{arguments!r}]\n"
+        f"runpy.run_path({str(ROOT / f'{program}.py')!r}, run_name='__main__')\n"
     )
     began = time.monotonic()
     done = subprocess.run(

@@ -9,7 +9,7 @@ from runners import ROOT
 
 from ntm import command, configuration
 
-GROUPS = ("model", "task", "curriculum", "optimizer", "logger", "callbacks", "experiment")
+GROUPS = ("model", "task", "curriculum", "optimizer", "logger", "callbacks")
 
 
 def options(group: str) -> list[str]:
@@ -32,6 +32,98 @@ def test_every_pair_of_model_and_optimizer_composes(overrides):
     config = command.compose(ROOT / "configs", "train", overrides)
     configuration.check_values(config)
     assert configuration.plain(config)["folder"].startswith("outputs/copy/")
+
+
+EXPERIMENTS = [
+    [f"experiment={experiment}", f"model={model}"]
+    for experiment, model in itertools.product(options("experiment"), options("model"))
+]
+
+
+@pytest.mark.parametrize("overrides", EXPERIMENTS, ids=" ".join)
+def test_every_experiment_runs_a_batch_with_every_model(overrides, run_command):
+    quick = ["batch_size=2", "trainer.fast_dev_run=true", "trainer.enable_model_summary=false"]
+    assert run_command("run_train", *overrides, *quick) == 0
+
+
+def compose(experiment: str, *overrides: str) -> dict:
+    config = command.compose(ROOT / "configs", "train", [f"experiment={experiment}", *overrides])
+    return configuration.plain(config)
+
+
+@pytest.mark.parametrize("experiment", options("experiment"))
+def test_an_experiment_has_a_source_a_headline_and_a_folder_of_its_own(experiment):
+    comment = (ROOT / "configs" / "experiment" / f"{experiment}.yaml").read_text()
+    comment = comment.split("defaults:")[0]
+    for part in ("http" if "graves" not in experiment else "arXiv", "Settings:", "Headline:"):
+        assert part in comment
+    assert compose(experiment)["name"] == experiment
+
+
+PUBLISHED = {
+    ("pytorch_ntm_copy", "ntm"): {
+        "batch_size": 1,
+        "sequences": 50_000,
+        "optimizer.algorithm._target_": "torch.optim.RMSprop",
+        "optimizer.algorithm.lr": 1e-4,
+        "optimizer.algorithm.alpha": 0.95,
+        "optimizer.algorithm.momentum": 0.9,
+        "callbacks.keep_every": 5000,
+        "model.network.controller.initial_state": "learned",
+    },
+    ("lightning_ntm_copy", "ntm"): {
+        "batch_size": 8,
+        "sequences": 80_000,
+        "optimizer.algorithm.lr": 3e-5,
+        "model.network.initial_memory": "random",
+    },
+    ("lightning_ntm_copy", "lstm"): {
+        "sequences": 160_000,
+        "model.network.hidden_size": 512,
+        "model.network.num_layers": 1,
+    },
+    ("feedforward_ntm_copy", None): {
+        "model.name": "ntm_feedforward",
+        "model.network.controller.num_layers": 3,
+        "model.network.controller.activation": "tanh",
+        "model.network.initial_memory": "constant",
+        "curriculum.upper": [5, 10, 20],
+        "evaluation.lengths": [10, 20, 30, 50, 80, 120],
+    },
+    ("keras_ntm_copy", "lstm"): {
+        "batch_size": 100,
+        "task.min_length": 5,
+        "task.start_flag": True,
+        "optimizer.algorithm._target_": "torch.optim.Adam",
+        "optimizer.algorithm.lr": 5e-4,
+        "model.network.hidden_size": 256,
+        "evaluation.lengths": [5, 10, 20, 40, 80],
+    },
+    ("keras_ntm_copy", "ntm_feedforward"): {
+        "model.network.controller._target_": "torch.nn.Identity",
+    },
+    ("graves2014_copy", "ntm"): {"optimizer.algorithm.lr": 1e-4, "optimizer.clip_value": 10.0},
+    ("graves2014_copy", "ntm_feedforward"): {"optimizer.algorithm.lr": 1e-4},
+    ("graves2014_copy", "lstm"): {
+        "optimizer.algorithm.lr": 3e-5,
+        "model.network.hidden_size": 256,
+        "model.network.num_layers": 3,
+    },
+}
+
+
+@pytest.mark.parametrize(("key", "values"), PUBLISHED.items(), ids=lambda v: str(v)[:50])
+def test_an_experiment_has_the_settings_of_its_source(key, values):
+    experiment, model = key
+    flat = configuration.flatten(compose(experiment, *([f"model={model}"] if model else [])))
+    assert {name: flat[name] for name in values} == values
+
+
+def test_the_double_dense_controller_runs_as_its_comment_says(run_command):
+    double = "model.network.controller._target_=ntm.FeedforwardController"
+    quick = ["batch_size=2", "trainer.fast_dev_run=true", "trainer.enable_model_summary=false"]
+    keras = ["experiment=keras_ntm_copy", "model=ntm_feedforward"]
+    assert run_command("run_train", *keras, double, *quick) == 0
 
 
 @pytest.mark.parametrize("override", EACH)

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from ntm.figures import draw_answer, draw_inside, image_array, png
+from ntm.figures import (
+    Curve,
+    Panel,
+    draw_answer,
+    draw_curves,
+    draw_inside,
+    image_array,
+    log_ticks,
+    png,
+    svg,
+)
 from ntm.probing import Answer, Inside
 
 T, I, O, N, M, R, W = 20, 4, 3, 6, 5, 2, 2  # noqa: E741
@@ -181,6 +191,86 @@ class TestInside:
     def test_an_empty_memory_can_be_drawn(self):
         empty = Inside(*(np.zeros_like(array) for array in an_inside()))
         image_array(draw_inside(empty, ""))
+
+
+def a_panel(scale: str = "wrong bits", **more) -> Panel:
+    x = np.array([100.0, 200.0, 300.0])
+    y = np.array([40.0, 0.05, 0.0])
+    curves = [
+        Curve("ntm", 0, 0, x, y, y - 1, y + 1, thin_from=200.0),
+        Curve("lstm $x", 1, 1, x, y + 2, weight="thin", run="seed_0", broken_off=True),
+        Curve("lstm $x", 1, 1, x, y + 3, weight="dots", run="seed_1"),
+    ]
+    return Panel("validation", "sequences", "wrong bits", scale, curves, **more)
+
+
+class TestCurves:
+    def test_shows_the_numbers(self):
+        panel = a_panel()
+        figure = draw_curves([panel], "t")
+        axis = figure.axes[0]
+        drawn = [(list(line.get_xdata()), list(line.get_ydata())) for line in axis.lines]
+        ntm, lstm, dots = panel.curves
+        assert (ntm.x[:2].tolist(), ntm.y[:2].tolist()) in drawn  # and the rest of it, thin
+        assert (ntm.x[1:].tolist(), ntm.y[1:].tolist()) in drawn
+        assert (lstm.x.tolist(), lstm.y.tolist()) in drawn
+        assert (dots.x.tolist(), dots.y.tolist()) in drawn
+        assert ([300.0], [2.0]) in drawn  # the mark of an unfinished run
+        band = axis.collections[0].get_paths()[0].vertices
+        assert {(100.0, 39.0), (100.0, 41.0), (300.0, 1.0)} <= set(map(tuple, band))
+
+    def test_the_line_is_thin_where_it_stands_on_fewer_runs(self):
+        lines = draw_curves([a_panel()], "").axes[0].lines
+        width = {tuple(line.get_xdata()): line.get_linewidth() for line in lines}
+        assert width[(100.0, 200.0)] > width[(200.0, 300.0)]
+
+    def test_says_what_it_shows(self):
+        figure = draw_curves([a_panel(marked=(1, 20)), a_panel("log")], "Curves")
+        assert figure.get_suptitle() == "Curves"
+        names = [text.get_text() for text in figure.legends[0].get_texts()]
+        assert names == ["ntm", r"lstm \$x", "range in training"]
+        assert figure.axes[0].get_title() == "validation"
+        assert figure.axes[0].get_xlabel() == "sequences"
+        assert figure.axes[0].get_ylabel() == "wrong bits"
+
+    def test_zero_wrong_bits_are_in_sight_and_the_top_is_not_cut(self):
+        low, high = draw_curves([a_panel()], "").axes[0].get_ylim()
+        assert -0.02 < low < 0
+        assert high >= 43
+
+    def test_a_loss_is_on_a_logarithmic_axis_though_its_band_is_not_above_zero(self):
+        axis = draw_curves([a_panel("log")], "").axes[0]
+        assert axis.get_yscale() == "log"
+        low, high = axis.get_ylim()
+        assert 0 < low < 0.05
+        assert 40 < high < 100
+
+    def test_models_differ_in_colour_and_without_it(self):
+        lines = draw_curves([a_panel()], "").axes[0].lines
+        ntm = next(line for line in lines if tuple(line.get_ydata()) == (40.0, 0.05))
+        lstm = next(line for line in lines if tuple(line.get_ydata()) == (42.0, 2.05, 2.0))
+        assert ntm.get_color() != lstm.get_color()
+        assert ntm.get_linestyle() != lstm.get_linestyle()
+
+    def test_ticks_of_many_lengths_do_not_run_into_one_another(self):
+        every = np.arange(1.0, 121.0)
+        ticks = log_ticks(Panel("", "", "", "share", [Curve("", 0, 0, every, every)]))
+        assert len(ticks) <= 13
+        few = np.array([10.0, 20.0, 120.0, 1000.0])
+        panel = Panel("", "", "", "share", [Curve("", 0, 0, few, few)], log_x=True)
+        assert log_ticks(panel) == few.tolist()
+        axis = draw_curves([panel], "").axes[0]
+        assert [text.get_text() for text in axis.get_xticklabels()] == ["10", "20", "120", "1,000"]
+
+    def test_nothing_to_draw_is_drawn(self):
+        empty = Panel("", "", "", "log", [])
+        image_array(draw_curves([empty, empty._replace(scale="wrong bits", log_x=True)], ""))
+
+
+def test_an_svg_is_the_same_bytes_again():
+    one, other = (svg(draw_curves([a_panel()], "t")) for _ in range(2))
+    assert one == other
+    assert one.startswith(b"<?xml")
 
 
 def test_drawn_as_bytes():

@@ -49,7 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runs": {"configuration"},
     # What looks at a network, and what draws it.
     "probing": {"data", "machine", "metrics", "tasks"},
-    "figures": {"probing"},
+    "figures": {"metrics", "probing"},
     "evaluation": {
         "command",
         "configuration",
@@ -72,8 +72,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "training": TRAINING,
     # What reads results reads run folders, never a live model.
-    "comparison": {"command", "configuration", "figures", "metrics", "runs"},
-    "report": {"comparison", "command", "configuration", "figures", "runs"},
+    "comparison": {"configuration", "runs"},
+    "events": {"comparison", "runs"},
+    "page": {"figures", "metrics"},
+    "report": {"command", "comparison", "events", "figures", "page", "runs"},
     # The front door; its imports wait until they are asked for.
     "": {"baselines", "evaluation", "machine"},
 }

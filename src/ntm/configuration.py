@@ -89,8 +89,17 @@ class EvaluateSchema:
     threads: int = MISSING
 
 
+@dataclass
+class CompareSchema:
+    """Keys of `run_compare.py`; see configs/compare.yaml for what they mean."""
+
+    runs: str = MISSING
+    statistic: str = MISSING
+
+
 ConfigStore.instance().store("train_schema", TrainSchema)
 ConfigStore.instance().store("eval_schema", EvaluateSchema)
+ConfigStore.instance().store("compare_schema", CompareSchema)
 
 
 GOVERNED = {
@@ -160,6 +169,19 @@ def check_evaluation(config: DictConfig) -> None:
     if config.threads < 1:
         raise ConfigurationError(f"threads must be at least 1, got {config.threads}")
     check_lengths([1] if config.lengths is None else config.lengths, config.sequences)
+
+
+def check_comparison(config: DictConfig) -> None:
+    """Refuse values of `CompareSchema` that have the right type and cannot be.
+
+    Raises:
+        ConfigurationError: Names the first such key.
+
+    """
+    if OmegaConf.is_missing(config, "runs"):
+        raise ConfigurationError("runs must be a folder of run folders, such as outputs/copy")
+    if config.statistic not in ("mean", "median"):
+        raise ConfigurationError(f"statistic must be mean or median, got {config.statistic!r}")
 
 
 def check_lengths(lengths: Sequence[int], sequences: int, prefix: str = "") -> None:

@@ -74,6 +74,19 @@ def test_every_sequence_is_the_drawn_episode(bits, shortest, wider, batch_size, 
     assert mixed or len(set(lengths)) == 1
 
 
+@pytest.mark.parametrize("mixed", [False, True], ids=["one length", "mixed lengths"])
+def test_a_start_flag_is_one_more_step_and_channel_before_the_same_sequence(mixed):
+    plain = draw(Copy(3, 1, 6, mixed_lengths=mixed), 5, (1, 6))
+    flagged = draw(Copy(3, 1, 6, mixed_lengths=mixed, start_flag=True), 5, (1, 6))
+    assert Copy(3, start_flag=True).input_size == 5
+    assert flagged.inputs[0].tolist() == [[0, 0, 0, 0, 1]] * 5
+    assert flagged.inputs[1:, :, -1].sum() == 0
+    assert flagged.inputs[1:, :, :-1].equal(plain.inputs)
+    for part, same in ((flagged.targets, plain.targets), (flagged.mask, plain.mask)):
+        assert part[0].sum() == 0
+        assert part[1:].equal(same)
+
+
 def test_the_range_asked_for_is_the_range_drawn():
     """A curriculum or an evaluation asks for lengths outside or inside the task's own."""
     task = Copy(2, 1, 3)
