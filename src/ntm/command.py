@@ -15,6 +15,7 @@ from pathlib import Path
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -59,9 +60,9 @@ def main(
         arguments = get_args_parser().parse_args()
         asks = ("help", "hydra_help", "cfg", "info", "shell_completion")
         if not any(getattr(arguments, ask) for ask in asks):
+            launched = _launched(configs, name, arguments.overrides, arguments.multirun)
             for overrides in _jobs(configs, arguments.overrides, arguments.multirun):
                 check(compose(configs, name, overrides))
-            launched = _launched(configs, name, arguments.overrides, arguments.multirun)
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return WRONG
@@ -113,19 +114,24 @@ def _launched(configs: Path, name: str, overrides: list[str], sweep: bool) -> bo
     if not sweep:
         return False
     settings = [override for override in overrides if override.startswith("hydra")]
-    with hydra.initialize_config_dir(str(configs), version_base="1.3"):
-        launcher = hydra.compose(name, settings, return_hydra_config=True).hydra.launcher
-        if launchers.is_basic(launcher):
-            return False
-        launchers.check_launcher(launcher, os.getcwd())
+    launcher = compose(configs, name, settings, with_hydra=True).hydra.launcher
+    if launchers.is_basic(launcher):
+        return False
+    launchers.check_launcher(launcher, os.getcwd())
     return True
+
+
+def _hydra() -> Hydra:
+    started = GlobalHydra.instance().hydra
+    assert started is not None
+    return started
 
 
 def _launch(configs: Path, name: str, overrides: list[str], task: launchers.OwnProcess) -> int:
     """Hand the jobs of a sweep to its launcher, wait for all, and say which failed and why."""
     try:
         with hydra.initialize_config_dir(str(configs), job_name=name, version_base="1.3"):
-            batches = GlobalHydra.instance().hydra.multirun(name, task, overrides)
+            batches = _hydra().multirun(name, task, overrides)
     except KeyboardInterrupt:
         print("interrupted; what the launcher has begun may go on without it", file=sys.stderr)
         return INTERRUPTED
@@ -139,14 +145,15 @@ def _launch(configs: Path, name: str, overrides: list[str], task: launchers.OwnP
     outcomes: list[launchers.Outcome] = [job.return_value for batch in batches for job in batch]
     for outcome in outcomes:
         if outcome.status != DONE:
-            print(f"{outcome.overrides}: {outcome.reason}", file=sys.stderr)
+            swept = [override for override in outcome.overrides if override not in overrides]
+            print(f"{' '.join(swept)}: {outcome.reason}", file=sys.stderr)
     done = sum(outcome.status == DONE for outcome in outcomes)
     print(f"{done} of {len(outcomes)} jobs finished", file=sys.stderr)
     return max(outcome.exit_status for outcome in outcomes)
 
 
-def compose(configs: Path, name: str, overrides: list[str]) -> DictConfig:
-    """The configuration that overrides lead to.
+def compose(configs: Path, name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
+    """The configuration that overrides lead to, on request with Hydra's own part.
 
     Raises:
         ConfigurationError: A key or value is unknown or of a wrong type.
@@ -154,7 +161,7 @@ def compose(configs: Path, name: str, overrides: list[str]) -> DictConfig:
     """
     try:
         with hydra.initialize_config_dir(str(configs), version_base="1.3"):
-            return hydra.compose(name, overrides)
+            return hydra.compose(name, overrides, return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_explain(error, configs, overrides)) from error
 

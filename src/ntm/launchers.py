@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -35,8 +35,8 @@ SECONDS_TO_STOP = 30
 class Outcome(NamedTuple):
     """How a job ended."""
 
-    overrides: str
-    """What it was, as on a command line."""
+    overrides: list[str]
+    """What it was."""
     status: int
     """Its exit status; negative, the signal that killed it."""
     reason: str
@@ -70,7 +70,7 @@ class OwnProcess:
             status, reason = 1, one_line(error)
         if status < 0:
             reason = f"killed by {signal.Signals(-status).name}; last it said: {reason}"
-        return Outcome(shlex.join(overrides), status, reason)
+        return Outcome(overrides, status, reason)
 
     def _run(self, overrides: list[str]) -> tuple[int, str]:
         # Lightning leaves SLURM alone in a job of this name: the launcher alone requeues.
@@ -170,6 +170,7 @@ def _check_ray(launcher: DictConfig, folder: str) -> None:
 
     arguments: Any = OmegaConf.to_container(launcher.ray.init, resolve=True)
     try:
+        _knock(str(arguments.get("address")))
         ray.init(**arguments)
     except Exception as error:
         raise ConfigurationError(
@@ -179,6 +180,15 @@ def _check_ray(launcher: DictConfig, folder: str) -> None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) > 1:
         _check_shared(folder, nodes)
+
+
+def _knock(address: str) -> None:
+    """Raise an OSError where nothing listens; Ray itself would try for minutes."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)
+    host, _, port = address.rpartition("//")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _check_shared(folder: str, nodes: Sequence[dict[str, Any]]) -> None:
