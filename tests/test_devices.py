@@ -147,3 +147,13 @@ def test_wrong_devices_are_one_line_and_write_nothing(
     for word in words:
         assert word in line
     assert list(tmp_path.iterdir()) == []
+
+
+NAMES = re.compile(r"""["'](cuda|gpu|mps|tpu|xla|hpu|xpu|npu)(:\d+)?["']""")
+
+
+def test_no_device_is_named_outside_the_kernels():
+    """Kernels are of one kind of device each; everything else takes what the Trainer chose."""
+    for path in sorted((ROOT / "src" / "ntm").rglob("*.py")):
+        if path.parent.name != "kernels":
+            assert not NAMES.search(path.read_text()), path

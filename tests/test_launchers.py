@@ -138,7 +138,7 @@ def test_a_ray_sweep_outlives_a_killed_worker(tmp_path, cluster, untouched):
         "run_train",
         "-m",
         *LONGER,
-        "hydra/launcher=ray",
+        "hydra/launcher=ray_cluster",
         f"hydra.launcher.ray.init.address={cluster.address}",
         "name=ray",
         "optimizer.lr=0.001",
@@ -176,7 +176,7 @@ def test_ray_nodes_without_a_shared_folder_are_refused(tmp_path, cluster):
             "run_train",
             "-m",
             *SMALL,
-            "hydra/launcher=ray",
+            "hydra/launcher=ray_cluster",
             f"hydra.launcher.ray.init.address={cluster.address}",
             "seed=0,1",
         )
@@ -189,7 +189,7 @@ def test_ray_nodes_without_a_shared_folder_are_refused(tmp_path, cluster):
     assert list(tmp_path.iterdir()) == []
 
 
-MISSING = {"slurm": "slurm", "submitit_local": "slurm", "submitit_slurm": "slurm", "ray": "ray"}
+MISSING = {"slurm": "slurm", "submitit_local": "slurm", "ray_cluster": "ray", "ray": "ray"}
 
 
 @pytest.mark.parametrize(("launcher", "extra"), MISSING.items(), ids=MISSING)
@@ -211,7 +211,7 @@ def test_a_launcher_that_is_not_installed_names_its_install(launcher, extra, tmp
 
 
 def test_a_launcher_without_a_sweep_is_refused(run_command, tmp_path, capsys):
-    assert run_command("run_train", "hydra/launcher=ray") == 2
+    assert run_command("run_train", "hydra/launcher=ray_cluster") == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert "-m" in line
@@ -224,7 +224,7 @@ def test_a_launcher_without_a_sweep_is_refused(run_command, tmp_path, capsys):
     [
         (["hydra/launcher=slurm"], ["sbatch", "submitit_local"]),
         (["hydra/launcher=slurm", "hydra.launcher.timeout_min=long"], ["timeout_min", "long"]),
-        (["hydra/launcher=ray"], ["ray start --head"]),
+        (["hydra/launcher=ray_cluster"], ["ray start --head"]),
     ],
     ids=["no SLURM", "wrong type", "no cluster"],
 )

@@ -7,7 +7,6 @@ the launcher sees the signals of the other. Knows Hydra, not torch.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -140,20 +139,9 @@ def check_launcher(launcher: DictConfig, folder: str) -> None:
         ConfigurationError: Says what is missing; nothing is written.
 
     """
-    target = str(launcher.get("_target_", ""))
-    package = ".".join(target.split(".")[:2])
-    if package.startswith("hydra_plugins.") and _absent(package):
-        raise ConfigurationError(missing(package.removeprefix("hydra_plugins.hydra_")) or package)
-    check = _CHECKS.get(target.rpartition(".")[2])
+    check = _CHECKS.get(str(launcher.get("_target_", "")).rpartition(".")[2])
     if check is not None:
         check(launcher, folder)
-
-
-def _absent(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is None
-    except ModuleNotFoundError:
-        return True
 
 
 def _check_slurm(_launcher: DictConfig, _folder: str) -> None:
@@ -174,8 +162,8 @@ def _check_ray(launcher: DictConfig, folder: str) -> None:
         ray.init(**arguments)
     except Exception as error:
         raise ConfigurationError(
-            f"hydra/launcher=ray must reach a Ray cluster, got: {one_line(error)}. `ray start "
-            "--head` starts one; hydra.launcher.ray.init.address=… names another"
+            "hydra/launcher=ray_cluster must reach a Ray cluster, which `ray start --head` starts "
+            f"and hydra.launcher.ray.init.address=… names, got: {one_line(error)}"
         ) from error
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if len(nodes) > 1:
@@ -205,7 +193,7 @@ def _check_shared(folder: str, nodes: Sequence[dict[str, Any]]) -> None:
                 blind.append(node["NodeManagerAddress"])
     if blind:
         raise ConfigurationError(
-            f"hydra/launcher=ray must be started in a folder that all {len(nodes)} nodes share, "
+            f"hydra/launcher=ray_cluster must be started in a folder that all {len(nodes)} nodes share, "
             f"got {folder}, which {', '.join(blind)} cannot see; no file comes back otherwise"
         )
 
