@@ -193,8 +193,8 @@ def _check_shared(folder: str, nodes: Sequence[dict[str, Any]]) -> None:
                 blind.append(node["NodeManagerAddress"])
     if blind:
         raise ConfigurationError(
-            f"hydra/launcher=ray_cluster must be started in a folder that all {len(nodes)} nodes share, "
-            f"got {folder}, which {', '.join(blind)} cannot see; no file comes back otherwise"
+            "hydra/launcher=ray_cluster must be started in a folder that "
+            f"all {len(nodes)} nodes share, got {folder}, which {', '.join(blind)} cannot see; no file comes back otherwise"
         )
 
 
