@@ -193,8 +193,8 @@ def _check_shared(folder: str, nodes: Sequence[dict[str, Any]]) -> None:
                 blind.append(node["NodeManagerAddress"])
     if blind:
         raise ConfigurationError(
-            "hydra/launcher=ray_cluster must be started in a folder that "
-            f"all {len(nodes)} nodes share, got {folder}, which {', '.join(blind)} cannot see; no file comes back otherwise"
+            f"hydra/launcher=ray_cluster must be started in a folder that all {len(nodes)} nodes "
+            f"share, got {folder}, which {', '.join(blind)} cannot see; no file would come back"
         )
 
 
