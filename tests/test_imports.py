@@ -24,6 +24,7 @@ TRAINING = {
     "probing",
     "figures",
     "configuration",
+    "launchers",
     "command",
     "runs",
     "callbacks",
@@ -45,7 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "learner": {"checks", "metrics", "optimizers", "tasks"},
     # What is asked for, and where it lies.
     "configuration": {"checks"},
-    "command": {"configuration"},
+    "launchers": {"configuration"},
+    "command": {"configuration", "launchers"},
     "runs": {"configuration"},
     # What looks at a network, and what draws it.
     "probing": {"data", "machine", "metrics", "tasks"},
@@ -160,7 +162,7 @@ def test_knows_neither_lightning_nor_hydra(name):
 
 
 def test_configuration_and_command_do_not_name_torch():
-    for name in ("ntm.configuration", "ntm.command", "ntm.checks"):
+    for name in ("ntm.configuration", "ntm.launchers", "ntm.command", "ntm.checks"):
         used = {other.split(".")[0] for other in imported(name)}
         assert not used & {"torch", "pytorch_lightning", "torchmetrics"}
 

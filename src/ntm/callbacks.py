@@ -343,7 +343,7 @@ class Bar(ProgressBar):
         self._seen = (0.0, 0)
 
     def disable(self) -> None:
-        """Lightning's way to say that another process shows it."""
+        """Another process shows it: `on_train_start` puts no bar up here, and the log is mute."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the bar up where somebody can see it."""
@@ -431,6 +431,14 @@ class StopOnSignal(Callback):
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._receive)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen alone: Lightning has since put a handler that waits for the other processes."""
+        signal.signal(signal.SIGTERM, self._receive)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Likewise; there is nothing to finish here."""
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,
@@ -440,11 +448,11 @@ class StopOnSignal(Callback):
         batch_idx: int,
     ) -> None:
         """Stop here if asked to."""
-        self._stop_if_asked()
+        self._stop_if_asked(trainer)
 
-    def on_validation_batch_end(self, *_: Any, **__: Any) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
         """Stop here if asked to."""
-        self._stop_if_asked()
+        self._stop_if_asked(trainer)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Listen no more."""
@@ -453,13 +461,20 @@ class StopOnSignal(Callback):
         self._before = {}
 
     def _receive(self, number: int, frame: Any) -> None:
-        self._received = number
         for known, handler in self._before.items():
             signal.signal(known, handler)
-
-    def _stop_if_asked(self) -> None:
         if self._received is not None:
-            raise Interrupted(signal.Signals(self._received).name)
+            signal.raise_signal(number)  # Lightning put this handler back when it came down
+        self._received = number
+
+    def _stop_if_asked(self, trainer: pl.Trainer) -> None:
+        """Stop all processes of a run after the same step, whichever of them was asked."""
+        asked = self._received is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked:
+            number = self._received or signal.SIGTERM
+            raise Interrupted(signal.Signals(number).name)
 
 
 def _data(trainer: pl.Trainer) -> SequenceData:

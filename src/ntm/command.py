@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,9 +25,10 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ntm import launchers
 from ntm.configuration import ConfigurationError, check_governed, one_line
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -50,21 +53,32 @@ def main(
             monotonic clock, which for the first job is that of the command.
 
     """
+    launchers.end_with_parent()
+    own_process = launchers.OwnProcess(os.path.abspath(sys.argv[0]), os.getcwd())
+    launched = False
     try:
         arguments = get_args_parser().parse_args()
         asks = ("help", "hydra_help", "cfg", "info", "shell_completion")
         if not any(getattr(arguments, ask) for ask in asks):
+            launched = _launched(configs, name, arguments.overrides, arguments.multirun)
             for overrides in _jobs(configs, arguments.overrides, arguments.multirun):
                 check(compose(configs, name, overrides))
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return WRONG
+    if launched:
+        return _launch(configs, name, arguments.overrides, own_process)
 
     statuses: list[int] = []
 
     def task(config: DictConfig) -> None:
         if INTERRUPTED in statuses:
             return  # the rest of a sweep does not begin
+        if arguments.multirun and _several_devices(config):
+            # Each of its processes repeats the command line, which must be of this run alone.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            statuses.append(own_process(config).exit_status)
+            return
         try:
             statuses.append(job(config, time.monotonic() if statuses else STARTED))
         except ConfigurationError as error:
@@ -77,11 +91,69 @@ def main(
     except (HydraException, OmegaConfBaseException) as error:
         print(one_line(error), file=sys.stderr)
         return WRONG
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on", file=sys.stderr)
+        return INTERRUPTED
     return max(statuses, default=DONE)
 
 
-def compose(configs: Path, name: str, overrides: list[str]) -> DictConfig:
-    """The configuration that overrides lead to.
+def _several_devices(config: DictConfig) -> bool:
+    return str(OmegaConf.select(config, "trainer.devices", default=1)) != "1"
+
+
+def _launched(configs: Path, name: str, overrides: list[str], sweep: bool) -> bool:
+    """Whether jobs go through a launcher other than Hydra's own.
+
+    Raises:
+        ConfigurationError: The launcher cannot do its work.
+
+    """
+    chosen = [override for override in overrides if override.startswith("hydra/launcher")]
+    if chosen and not sweep:
+        raise ConfigurationError(f"{chosen[0]} starts the jobs of a sweep: add -m")
+    if not sweep:
+        return False
+    settings = [override for override in overrides if override.startswith("hydra")]
+    launcher = compose(configs, name, settings, with_hydra=True).hydra.launcher
+    if launchers.is_basic(launcher):
+        return False
+    launchers.check_launcher(launcher, os.getcwd())
+    return True
+
+
+def _hydra() -> Hydra:
+    started = GlobalHydra.instance().hydra
+    assert started is not None
+    return started
+
+
+def _launch(configs: Path, name: str, overrides: list[str], task: launchers.OwnProcess) -> int:
+    """Hand the jobs of a sweep to its launcher, wait for all, and say which failed and why."""
+    try:
+        with hydra.initialize_config_dir(str(configs), job_name=name, version_base="1.3"):
+            batches = _hydra().multirun(name, task, overrides)
+    except KeyboardInterrupt:
+        print("interrupted; what the launcher has begun may go on without it", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        print(
+            f"failed: the launcher lost a job ({type(error).__name__}: {one_line(error)[:200]}); "
+            "others may still run, the same command goes on with what is not finished",
+            file=sys.stderr,
+        )
+        return FAILED
+    outcomes: list[launchers.Outcome] = [job.return_value for batch in batches for job in batch]
+    for outcome in outcomes:
+        if outcome.status != DONE:
+            swept = [override for override in outcome.overrides if override not in overrides]
+            print(f"{' '.join(swept)}: {outcome.reason}", file=sys.stderr)
+    done = sum(outcome.status == DONE for outcome in outcomes)
+    print(f"{done} of {len(outcomes)} jobs finished", file=sys.stderr)
+    return max(outcome.exit_status for outcome in outcomes)
+
+
+def compose(configs: Path, name: str, overrides: list[str], with_hydra: bool = False) -> DictConfig:
+    """The configuration that overrides lead to, on request with Hydra's own part.
 
     Raises:
         ConfigurationError: A key or value is unknown or of a wrong type.
@@ -89,7 +161,7 @@ def compose(configs: Path, name: str, overrides: list[str]) -> DictConfig:
     """
     try:
         with hydra.initialize_config_dir(str(configs), version_base="1.3"):
-            return hydra.compose(name, overrides)
+            return hydra.compose(name, overrides, return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_explain(error, configs, overrides)) from error
 
@@ -112,6 +184,9 @@ def _explain(error: Exception, configs: Path, overrides: list[str]) -> str:
     """One line that names the key, what it got and what it accepts."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, option = str(error.missing_cfg_file).rpartition("/")
+        install = launchers.missing(option) if group == "hydra/launcher" else None
+        if install:
+            return install
         known = sorted(path.stem for path in (configs / group).glob("*.yaml"))
         return f"{group} must be one of {', '.join(known)}, got {option!r}"
     if isinstance(error, OverrideParseException):

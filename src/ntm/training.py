@@ -21,6 +21,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -118,6 +120,7 @@ def prepare(config: DictConfig) -> Run:
     stages = Stages(curriculum)
     record = Record(folder, config.callbacks.keep_every, config.callbacks.keep_last)
     trainer = _trainer(config, data, stages, record)
+    _check_devices(trainer, config)
     config = config.copy()
     config.engine = _engine(network, trainer, config.engine)
     resume_from, finished = _where_it_stands(folder, config)
@@ -142,6 +145,8 @@ def train(config: DictConfig, started: float | None = None) -> dict[str, Any]:
     """
     started = time.monotonic() if started is None else started
     run = prepare(config)
+    if not run.trainer.is_global_zero:
+        _mute()
     if run.trainer.fast_dev_run:  # type: ignore[attr-defined]
         run.trainer.fit(run.learner, datamodule=run.data)
         run.trainer.test(run.learner, datamodule=run.data, verbose=False)
@@ -150,7 +155,7 @@ def train(config: DictConfig, started: float | None = None) -> dict[str, Any]:
     if run.finished:
         logger.info("%s is finished and left alone; overwrite=true starts over", run.folder.path)
         return run.folder.read_result()
-    return _execute(run, started)
+    return _execute(run, started) if run.trainer.is_global_zero else _follow(run)
 
 
 def run_job(config: DictConfig, started: float | None = None) -> int:
@@ -233,7 +238,9 @@ def _set_up_libraries(config: DictConfig) -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", ".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", ".*log_every_n_steps.*")
+    warnings.filterwarnings("ignore", ".*sync_dist=True.*")  # the metrics are of all devices
     torch.set_num_threads(config.threads)
+    os.environ["OMP_NUM_THREADS"] = str(config.threads)  # else Lightning shares out all cores
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
@@ -328,6 +335,22 @@ def _trainer(config: DictConfig, data: SequenceData, stages: Stages, record: Rec
         raise ConfigurationError(f"trainer: {one_line(error)}") from error
 
 
+def _check_devices(trainer: pl.Trainer, config: DictConfig) -> None:
+    """Refuse ways of using several devices that would change what is trained."""
+    strategy = trainer.strategy
+    scripts = isinstance(strategy.launcher, _SubprocessScriptLauncher | None)
+    ddp = isinstance(strategy, DDPStrategy) and scripts
+    if not ddp and not isinstance(strategy, SingleDeviceStrategy):
+        raise ConfigurationError(
+            f"trainer.strategy must be auto or ddp, got {config.trainer.strategy!r}"
+        )
+    if config.batch_size < trainer.world_size:
+        raise ConfigurationError(
+            f"batch_size must be at least the number of devices, {trainer.world_size}, over which "
+            f"it is shared out, got {config.batch_size}"
+        )
+
+
 def plain_values(arguments: dict[Any, Any]) -> dict[str, Any]:
     """Arguments as plain values; nodes that describe an object are built."""
     return {
@@ -354,6 +377,7 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
     with _train_log(folder):
         _write_beginning(run)
         try:
+            _go_back(run)
             _fit(run)
             _finish(run)
         except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
@@ -363,20 +387,55 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
             logger.info("interrupted (%s); the same command goes on from %s", reason, goes_on)
             raise Interrupted(reason) from stop
         except BaseException as error:
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            folder.write_result(status=runs.FAILED, reason=reason)
             with open(folder.log, "a") as file:
                 traceback.print_exc(file=file)
+            told, reason = folder.read_result(), _reason(error)
+            if told["status"] == runs.FAILED and told["reason"] != reason:
+                raise RuntimeError(f"in another process of the run: {told['reason']}") from error
+            folder.write_result(status=runs.FAILED, reason=reason)
             raise
     return folder.read_result()
 
 
-def _fit(run: Run) -> None:
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def _mute() -> None:
+    """One process of a run speaks for all; what Lightning itself says follows the same rule."""
+    logger.setLevel(logging.WARNING)
+
+
+def _go_back(run: Run) -> None:
+    """Drop from the records what will be trained again."""
     if run.resume_from is not None:
         checkpoint = load_checkpoint(run.resume_from)
         sequences = run.data.sequences_after(checkpoint["epoch"])
         run.folder.forget_after(sequences)
         logger.info("going on after %s sequences from %s", f"{sequences:,}", run.resume_from)
+
+
+def _follow(run: Run) -> dict[str, Any]:
+    """The part of a process that is not the first of its run: it computes, and writes nothing.
+
+    The first process tells how the run went; this one leaves nothing to tell.
+    """
+    parent = os.getppid()
+    try:
+        _fit(run)
+        _test(run)
+    except Interrupted:
+        pass  # in all processes after the same step
+    except BaseException as error:
+        # What the first process will see of it is a broken connection. Without a parent the run
+        # was killed, and its folder may be another's by now.
+        if isinstance(error, Exception) and os.getppid() == parent:
+            run.folder.write_result(status=runs.FAILED, reason=_reason(error))
+        raise
+    return {}
+
+
+def _fit(run: Run) -> None:
     run.trainer.fit(
         run.learner,
         datamodule=run.data,
@@ -413,11 +472,7 @@ def _finish(run: Run) -> None:
     device = run.trainer.strategy.root_device
     history = run.record.history
     stages = run.stages.curriculum.report(history[-1][0], run.stages.wrong_bits)
-    load_weights(run.learner.network, load_checkpoint(run.folder.best), run.folder.best)
-    run.trainer.test(run.learner, datamodule=run.data, verbose=False)
-    test = {name: float(value) for name, value in run.trainer.callback_metrics.items()}
-    if not run.trainer.is_global_zero:
-        return
+    test = _test(run)
     network = run.learner.network.to(device)
     lengths = run.config.evaluation.lengths
     write_evaluation(
@@ -441,6 +496,13 @@ def _finish(run: Run) -> None:
         seconds=round(run.record.seconds, 1),
         sequences_per_second=round(history[-1][0] / run.record.training_seconds, 1),
     )
+
+
+def _test(run: Run) -> dict[str, float]:
+    """Metrics of best.ckpt on the test set, by name; leaves its weights in the network."""
+    load_weights(run.learner.network, load_checkpoint(run.folder.best), run.folder.best)
+    run.trainer.test(run.learner, datamodule=run.data, verbose=False)
+    return {name: float(value) for name, value in run.trainer.callback_metrics.items()}
 
 
 @contextmanager
