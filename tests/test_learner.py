@@ -184,14 +184,26 @@ def test_a_sanity_check_logs_no_training():
 class TestClipping:
     GRADIENT = (3.0, -4.0, 0.5)
 
-    def test_by_a_multiple_of_the_running_average(self):
+    @staticmethod
+    def optimizer(parameters, rates=(1.0,)):
+        """An optimiser whose learning rate has come to the last of these shares of its full one."""
+        made = torch.optim.SGD(parameters, lr=0.5)
+        schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda step: rates[step])
+        for _ in rates[1:]:
+            made.step()
+            schedule.step()
+        return made
+
+    @pytest.mark.parametrize("rate", [1.0, 0.25])
+    def test_by_a_multiple_of_the_running_average_that_grows_as_the_rate_falls(self, rate):
         learner = Learner(nn.Linear(1, 1, bias=False), SGD, clip_norm=5.0, clip_factor=2.0)
         weight = learner.network.weight
+        optimizer = self.optimizer([weight], (1.0, rate))
         average = None
         for norm in (1.0, 1.5, 40.0, 1.0, 0.1, 9.0, 9.0):
             weight.grad = torch.tensor([[-norm]])
-            learner.configure_gradient_clipping(SGD([weight]))
-            limit = 5.0 if average is None else min(5.0, 2 * average)
+            learner.configure_gradient_clipping(optimizer)
+            limit = 5.0 if average is None else min(5.0, 2 * average / rate)
             seen = min(norm, 2 * limit)
             average = seen if average is None else average + (seen - average) / 50
             assert -weight.grad.item() == pytest.approx(min(norm, limit), rel=1e-5)
@@ -200,14 +212,14 @@ class TestClipping:
     def test_the_running_average_is_in_the_checkpoint(self):
         learner = Learner(nn.Linear(1, 1, bias=False), SGD, clip_factor=2.0)
         learner.network.weight.grad = torch.tensor([[3.0]])
-        learner.configure_gradient_clipping(SGD(learner.network.parameters()))
+        learner.configure_gradient_clipping(self.optimizer(learner.parameters()))
         assert learner.state_dict()["average_norm"].item() == pytest.approx(3.0)
 
     def clipped(self, **clips) -> list[float]:
         learner = Learner(nn.Linear(3, 1, bias=False), SGD, **clips)
         weight = learner.network.weight
         weight.grad = torch.tensor([self.GRADIENT])
-        learner.configure_gradient_clipping(SGD(learner.parameters()))
+        learner.configure_gradient_clipping(self.optimizer(learner.parameters()))
         return weight.grad[0].tolist()
 
     def by_hand(self, clip_value=None, clip_norm=None) -> list[float]:

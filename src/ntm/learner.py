@@ -29,7 +29,9 @@ class Learner(pl.LightningModule):
         clip_norm: Largest norm of the whole gradient; null for none.
         clip_factor: Largest norm as a multiple of its own running average, where that is below
             ``clip_norm``; null for none. Once a task is solved gradients are small, and one hard
-            sequence would otherwise undo what was learned.
+            sequence would otherwise undo what was learned. The multiple grows as the learning rate
+            falls, for what a step can undo falls with it, and hard sequences are what is left to
+            learn from.
 
     Raises:
         ValueError: An argument is out of range; the message begins with its name.
@@ -112,17 +114,22 @@ class Learner(pl.LightningModule):
             return
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        limit = self._norm_limit(norm)
+        group = optimizer.param_groups[0]
+        limit = self._norm_limit(norm, group["lr"] / (group["initial_lr"] or 1.0))
         scale = (limit / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, scale)
 
-    def _norm_limit(self, norm: Tensor) -> Tensor:
-        """The largest norm allowed now; takes note of this one, outliers held."""
+    def _norm_limit(self, norm: Tensor, rate: float) -> Tensor:
+        """The largest norm allowed now, at a share of the full learning rate.
+
+        Takes note of this norm, outliers held.
+        """
         highest = torch.full_like(norm, math.inf if self.clip_norm is None else self.clip_norm)
         if self.clip_factor is None:
             return highest
         average = self.average_norm
-        limit = torch.where(average > 0, (self.clip_factor * average).minimum(highest), highest)
+        factor = self.clip_factor / max(rate, 1e-6)
+        limit = torch.where(average > 0, (factor * average).minimum(highest), highest)
         seen = norm.minimum(2 * limit)
         after = torch.where(average > 0, torch.lerp(average, seen, 1 / 50), seen)
         self.average_norm.copy_(torch.where(torch.isfinite(norm), after, average))
