@@ -14,14 +14,11 @@ import torch
 from comparing import (
     CONTROLLERS,
     OUT,
-    STEPPED,
     WHOLE,
-    WIDTH,
     assert_double_agrees,
     assert_same_bits,
     assert_single_agrees,
     error,
-    learned_lstm,
     machine,
     outcome,
     parts_of,
@@ -51,8 +48,8 @@ def drawn(count: int, seed: str) -> list[tuple[int, ...]]:
         return each
 
     sizes = zip(
-        turns(1, 2, 7, 128, 131), turns(1, 3, 20), turns(1, 2, 3), turns(1, 2, 3), turns(0, 1, 2, 3),
-        turns(1, 2, 21), turns(1, 3, 8), strict=True,
+        turns(1, 2, 7, 128, 131), turns(1, 3, 20), turns(1, 2, 3), turns(1, 2, 3),
+        turns(0, 1, 2, 3), turns(1, 2, 21), turns(1, 3, 8), strict=True,
     )  # fmt: skip
     return [(N, M, R, W, min(S, (N - 1) // 2), T, B) for N, M, R, W, S, T, B in sizes]
 
@@ -337,11 +334,10 @@ def torch_fills_new_memory_with_nan():
     torch.use_deterministic_algorithms(before)
 
 
+@pytest.mark.usefixtures("torch_fills_new_memory_with_nan")
 @ORDER
 @EVERY_CONTROLLER
-def test_scratch_memory_is_never_read_before_it_is_written(
-    controller, read_first, torch_fills_new_memory_with_nan
-):
+def test_scratch_memory_is_never_read_before_it_is_written(controller, read_first):
     net = machine(SMALL, controller, read_first=read_first).double()
     inputs = random_inputs(SMALL)
     filled = outcome(net, "fused", inputs)
