@@ -5,286 +5,459 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import random
 import subprocess
 import sys
 
 import pytest
 import torch
+from comparing import (
+    CONTROLLERS,
+    OUT,
+    WHOLE,
+    assert_double_agrees,
+    assert_same_bits,
+    assert_single_agrees,
+    error,
+    machine,
+    outcome,
+    parts_of,
+    random_inputs,
+)
 from torch import Tensor
+from torch.nn import functional as F
 
 from ntm.kernels import fused  # noqa: F401  registers the operators
-from ntm.machine import NTM, FeedforwardController, LSTMController, NTMState
-from ntm.machine import ntm as ntm_module
+from ntm.machine import FeedforwardController
 from ntm.machine.addressing import NORM_FLOOR
 
-WIDTH, OUT = 5, 3
-
-GRID = [
-    # N, M, R, W, S, T, B
-    (1, 1, 1, 1, 0, 1, 1),
-    (2, 3, 1, 2, 0, 2, 3),
-    (7, 1, 3, 1, 3, 21, 3),
-    (7, 3, 2, 3, 2, 2, 8),
-    (7, 20, 1, 1, 1, 21, 1),
-    (128, 20, 1, 1, 1, 21, 8),
-    (128, 3, 3, 3, 3, 2, 1),
-    (131, 1, 2, 2, 2, 1, 8),
-    (131, 20, 1, 3, 0, 21, 3),
-    (131, 3, 2, 1, 1, 22, 5),
-]
-SCHEMES = {"initial_memory": "learned", "initial_weighting": "learned", "initial_reads": "learned"}
+EVERY_CONTROLLER = pytest.mark.parametrize("controller", CONTROLLERS)
+ONE_OF_A_KIND = pytest.mark.parametrize("controller", ["lstm", "feedforward x3", "own"])
+ORDER = pytest.mark.parametrize("read_first", [True, False], ids=["read first", "write first"])
+ACTIVATIONS = ["identity", "tanh", "sigmoid", "relu"]
+SMALL = (7, 3, 2, 2, 1, 6, 3)
 
 
-def machine(sizes: tuple[int, ...], **arguments) -> NTM:
-    """A machine with weights large enough that every part of it works."""
-    N, M, R, W, S, _, _ = sizes
-    torch.manual_seed(0)
-    controller = functools.partial(LSTMController, hidden_size=11, initial_state="learned")
-    net = NTM(WIDTH, OUT, N, M, R, W, S, controller=controller, **(SCHEMES | arguments))
-    with torch.no_grad():
-        for parameter in net.parameters():
-            parameter.mul_(2)
-    return net
+def drawn(count: int, seed: str) -> list[tuple[int, ...]]:
+    """Odd sizes N, M, R, W, S, T, B; every value of each comes up about equally often."""
+    draw = random.Random(seed)
+
+    def turns(*values: int) -> list[int]:
+        each = [values[i % len(values)] for i in range(count)]
+        draw.shuffle(each)
+        return each
+
+    sizes = zip(
+        turns(1, 2, 7, 128, 131), turns(1, 3, 20), turns(1, 2, 3), turns(1, 2, 3),
+        turns(0, 1, 2, 3), turns(1, 2, 21), turns(1, 3, 8), strict=True,
+    )  # fmt: skip
+    return [(N, M, R, W, min(S, (N - 1) // 2), T, B) for N, M, R, W, S, T, B in sizes]
 
 
-def outcome(net: NTM, engine: str, inputs: Tensor, state: NTMState | None = None):
-    """Logits, the state after, and the gradients of everything, by name."""
-    net.engine = engine
-    net.zero_grad()
-    inputs = inputs.clone().requires_grad_()
-    logits, after = net(inputs, state)
-    parts = {
-        "logits": logits,
-        "memory": after.memory,
-        "weightings": after.weightings,
-        "reads": after.reads,
-        "hidden": after.controller[0],
-        "cell": after.controller[1],
-    }
-    generator = torch.Generator().manual_seed(1)
-    sum(
-        (part * torch.randn(part.shape, generator=generator, dtype=part.dtype)).sum()
-        for part in parts.values()
-    ).backward()
-    grads = {f"d {name}": p.grad for name, p in net.named_parameters() if p.grad is not None}
-    return {name: part.detach() for name, part in parts.items()}, grads | {"d inputs": inputs.grad}
+def cases(count: int, salt: str = "") -> list[tuple[str, tuple[int, ...], bool]]:
+    """For every controller so many sizes, half of them with each order of reading."""
+    return [
+        (controller, sizes, turn % 2 == 0)
+        for controller in CONTROLLERS
+        for turn, sizes in enumerate(drawn(count, controller + salt))
+    ]
 
 
-def error(value: Tensor, truth: Tensor) -> float:
-    """Largest error over the largest value."""
-    largest = truth.abs().max().clamp_min(1e-30)
-    return ((value.to(truth.dtype) - truth).abs().max() / largest).item()
+# Agreement
 
 
-@pytest.mark.parametrize("read_first", [True, False], ids=["read first", "write first"])
-@pytest.mark.parametrize("sizes", GRID, ids=str)
-def test_double_precision_agrees(sizes, read_first):
-    net = machine(sizes, read_first=read_first).double()
-    inputs = torch.randn(sizes[5], sizes[6], WIDTH, dtype=torch.float64)
-    truth, value = outcome(net, "reference", inputs), outcome(net, "fused", inputs)
-    for part in range(2):
-        assert truth[part].keys() == value[part].keys()
-        for name in truth[part]:
-            assert error(value[part][name], truth[part][name]) <= 1e-10, name
+@pytest.mark.parametrize(("controller", "sizes", "read_first"), cases(10), ids=str)
+def test_double_precision_agrees(controller, sizes, read_first):
+    net = machine(sizes, controller, read_first=read_first).double()
+    assert_double_agrees(net, random_inputs(sizes))
 
 
-@pytest.mark.parametrize("read_first", [True, False], ids=["read first", "write first"])
-@pytest.mark.parametrize("sizes", GRID, ids=str)
-def test_single_precision_is_as_exact_as_the_reference(sizes, read_first):
-    net = machine(sizes, read_first=read_first)
-    inputs = torch.randn(sizes[5], sizes[6], WIDTH)
-    own, value = outcome(net, "reference", inputs), outcome(net, "fused", inputs)
-    truth = outcome(net.double(), "reference", inputs.double())
-    for part in range(2):
-        for name in truth[part]:
-            allowed = max(1e-5, 2 * error(own[part][name], truth[part][name]))
-            assert error(value[part][name], truth[part][name]) <= allowed, name
+@pytest.mark.parametrize(("controller", "sizes", "read_first"), cases(10), ids=str)
+def test_single_precision_is_as_exact_as_the_reference(controller, sizes, read_first):
+    net = machine(sizes, controller, read_first=read_first)
+    assert_single_agrees(net, random_inputs(sizes))
+
+
+@pytest.mark.slow
+@EVERY_CONTROLLER
+def test_more_of_the_grid_agrees(controller):
+    for turn, sizes in enumerate(drawn(150, "more")):
+        net = machine(sizes, controller, read_first=turn % 3 > 0)
+        assert_single_agrees(net, random_inputs(sizes))  # leaves it in double precision
+        assert_double_agrees(net, random_inputs(sizes))
 
 
 @pytest.mark.parametrize(
-    ("key", "add"), list(itertools.product(["identity", "relu", "sigmoid"], ["identity", "tanh"]))
-)
-def test_activations_agree(key, add):
-    sizes = (7, 3, 2, 2, 1, 6, 3)
-    net = machine(sizes, key_activation=key, add_activation=add).double()
-    inputs = torch.randn(6, 3, WIDTH, dtype=torch.float64)
-    for truth, value in zip(
-        outcome(net, "reference", inputs), outcome(net, "fused", inputs), strict=True
-    ):
-        for name in truth:
-            assert error(value[name], truth[name]) <= 1e-10, name
+    ("steps", "batch"), [(3, 4), (4, 5), (5, 1), (8, 9), (9, 4)], ids=str
+)  # on either side of a kept memory, and of a block of sequences
+@pytest.mark.parametrize("controller", ["lstm", "feedforward x3"])
+def test_every_length_and_batch_size_agrees(controller, steps, batch):
+    sizes = (7, 3, 1, 2, 1, steps, batch)
+    assert_double_agrees(machine(sizes, controller).double(), random_inputs(sizes))
+
+
+@pytest.mark.parametrize("hidden_size", [1, 8, 19])
+@pytest.mark.parametrize("controller", WHOLE)
+def test_every_hidden_size_agrees(controller, hidden_size):
+    make = functools.partial(WHOLE[controller], hidden_size=hidden_size)
+    assert_double_agrees(machine(SMALL, make).double(), random_inputs(SMALL))
+
+
+@pytest.mark.parametrize(("key", "add"), list(itertools.product(ACTIVATIONS, ACTIVATIONS)))
+@pytest.mark.parametrize("controller", ["lstm", "own"])
+def test_activations_of_the_heads_agree(controller, key, add):
+    net = machine(SMALL, controller, key_activation=key, add_activation=add).double()
+    assert_double_agrees(net, random_inputs(SMALL))
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_of_the_feedforward_controller_agree(activation, num_layers):
+    make = functools.partial(
+        FeedforwardController, hidden_size=11, num_layers=num_layers, activation=activation
+    )
+    inputs = random_inputs(SMALL)
+    net = machine(SMALL, make)
+    if activation == "identity":  # nothing else keeps it from growing beyond all bounds
+        with torch.no_grad():
+            net.controller.layers[0].weight.mul_(0.3)
+    assert_single_agrees(net, inputs)
+    assert_double_agrees(net, inputs)
 
 
 @pytest.mark.parametrize("memory", ["constant", "random"])
 @pytest.mark.parametrize("weighting", ["first_location", "uniform"])
+@ONE_OF_A_KIND
 @pytest.mark.filterwarnings("ignore:constant memory under a uniform")
-def test_fixed_initial_states_agree(memory, weighting):
-    sizes = (7, 3, 1, 1, 1, 6, 3)
-    net = machine(
-        sizes, initial_memory=memory, initial_weighting=weighting, initial_reads="zeros"
-    ).double()
-    inputs = torch.randn(6, 3, WIDTH, dtype=torch.float64)
-    for truth, value in zip(
-        outcome(net, "reference", inputs), outcome(net, "fused", inputs), strict=True
-    ):
-        for name in truth:
-            assert error(value[name], truth[name]) <= 1e-10, name
+def test_fixed_initial_states_agree(controller, weighting, memory):
+    fixed = {"initial_memory": memory, "initial_weighting": weighting, "initial_reads": "zeros"}
+    net = machine(SMALL, controller, **fixed).double()
+    assert_double_agrees(net, random_inputs(SMALL))
 
 
-def test_a_state_passed_on_goes_on_as_one_long_sequence_with_its_gradients():
+@ORDER
+@EVERY_CONTROLLER
+def test_a_masked_loss_of_the_logits_alone_agrees(controller, read_first):
+    """No derivative comes in from the state, nor from the steps and sequences left out."""
+    net = machine(SMALL, controller, read_first=read_first).double()
+    inputs = random_inputs(SMALL)
+    mask = torch.zeros(*inputs.shape[:2], 1, dtype=torch.float64)
+    mask[3:, 0] = mask[4:, 1] = 1
+    found = {}
+    for engine in ("reference", "fused"):
+        net.engine = engine
+        net.zero_grad()
+        logits, _ = net(inputs)
+        targets = torch.linspace(0, 1, OUT, dtype=torch.float64).expand_as(logits)
+        F.binary_cross_entropy_with_logits(
+            logits, targets, weight=mask.expand_as(logits), reduction="sum"
+        ).backward()
+        found[engine] = {name: parameter.grad for name, parameter in net.named_parameters()}
+    for name, truth in found["reference"].items():
+        assert error(found["fused"][name], truth) <= 1e-10, name
+
+
+@ONE_OF_A_KIND
+def test_a_state_passed_on_goes_on_as_one_long_sequence_with_its_gradients(controller):
     sizes = (7, 3, 2, 1, 1, 9, 3)
-    net = machine(sizes).double()
+    net = machine(sizes, controller).double()
     net.engine = "fused"
-    inputs = torch.randn(9, 3, WIDTH, dtype=torch.float64, requires_grad=True)
-    whole, _ = net(inputs)
+    inputs = random_inputs(sizes).requires_grad_()
+    whole, end = net(inputs)
     first, state = net(inputs[:4])
-    second, _ = net(inputs[4:], state)
+    second, after = net(inputs[4:], state)
     parts = torch.cat([first, second])
     assert error(parts, whole) <= 1e-12
-    (by_whole,) = torch.autograd.grad(whole.square().sum(), inputs)
-    (by_parts,) = torch.autograd.grad(parts.square().sum(), inputs)
-    assert error(by_parts, by_whole) <= 1e-12
+    for name, part in parts_of(after).items():
+        assert error(part, parts_of(end)[name]) <= 1e-12, name
+    leaves = (inputs, *net.parameters())
+    by_whole = torch.autograd.grad(whole.square().sum(), leaves)
+    by_parts = torch.autograd.grad(parts.square().sum(), leaves)
+    for one, other in zip(by_parts, by_whole, strict=True):
+        assert error(one, other) <= 1e-10
 
 
-def test_gradcheck():
-    sizes = (5, 2, 1, 1, 1, 3, 2)
-    net = machine(sizes).double()
+@ONE_OF_A_KIND
+def test_the_gradient_of_a_given_state_agrees(controller):
+    net = machine(SMALL, controller).double()
+    found = {}
+    for engine in ("reference", "fused"):
+        net.engine = engine
+        _, state = net(random_inputs(SMALL))
+        given = [part.detach().requires_grad_() for part in state[:3]]
+        logits, after = net(random_inputs(SMALL), state._replace(**dict(zip(
+            state._fields, given, strict=False
+        ))))  # fmt: skip
+        total = logits.square().sum() + after.memory.square().sum() + after.reads.sum()
+        found[engine] = torch.autograd.grad(total, given)
+    for truth, value in zip(found["reference"], found["fused"], strict=True):
+        assert error(value, truth) <= 1e-10
+
+
+@pytest.mark.parametrize("controller", ["lstm", "lstm x2", "feedforward x3"])
+def test_dropout_in_training_drops_the_same(controller):
+    make = functools.partial(CONTROLLERS[controller], dropout=0.4)
+    net = machine(SMALL, make).double()
+    inputs = random_inputs(SMALL)
+    assert_double_agrees(net, inputs)
+    trained, _ = outcome(net, "fused", inputs)
+    net.eval()
+    assert_double_agrees(net, inputs)
+    evaluated, _ = outcome(net, "fused", inputs)
+    assert not torch.equal(trained["logits"], evaluated["logits"])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@ONE_OF_A_KIND
+def test_the_sequences_of_a_batch_do_not_touch_one_another(controller, threads):
+    sizes = (7, 3, 2, 2, 1, 6, 8)
+    net = machine(sizes, controller).double()
+    inputs = random_inputs(sizes)
+    other = inputs.clone()
+    other[:, 3] += 1
+    torch.set_num_threads(threads)
+    one, one_gradients = outcome(net, "fused", inputs)
+    two, two_gradients = outcome(net, "fused", other)
+    rest = [b for b in range(8) if b != 3]
+    for by_first, by_second in (
+        (one["logits"], two["logits"]),
+        (one_gradients["d inputs"], two_gradients["d inputs"]),
+    ):
+        assert torch.equal(by_first[:, rest], by_second[:, rest])
+        assert not torch.equal(by_first[:, 3], by_second[:, 3])
+    alone, _ = outcome(net, "fused", inputs[:, 3:4])
+    assert error(alone["logits"], one["logits"][:, 3:4]) <= 1e-12
+
+
+# What torch asks of an operator
+
+
+@ORDER
+@ONE_OF_A_KIND
+def test_gradcheck(controller, read_first):
+    sizes = (5, 2, 1, 2, 1, 5, 2)
+    make = functools.partial(CONTROLLERS[controller], hidden_size=4)
+    net = machine(sizes, make, read_first=read_first).double()
     net.engine = "fused"
     names, values = zip(*net.named_parameters(), strict=True)
-    inputs = torch.randn(3, 2, WIDTH, dtype=torch.float64, requires_grad=True)
 
     def run(inputs, *values):
         weights = dict(zip(names, values, strict=True))
         logits, state = torch.func.functional_call(net, weights, (inputs,))
-        return logits, state.memory, state.weightings, state.reads
+        return logits, *parts_of(state).values()
 
+    inputs = random_inputs(sizes).requires_grad_()
     assert torch.autograd.gradcheck(run, (inputs, *values), fast_mode=True)
 
 
-def arguments_of_the_operator(dtype: torch.dtype):
-    net = machine((7, 3, 1, 1, 1, 5, 3)).to(dtype)
-    state = net.initial_state(3)
-    cell = net.controller.layers[0]
-    tensors = [
-        torch.randn(5, 3, 44, dtype=dtype),
-        cell.weight_hh,
-        cell.weight_ih[:, WIDTH:],
-        net.emit.weight,
-        net.emit.bias,
-        *(part[0] for part in state.controller),
-        state.memory.transpose(1, 2),
-        state.weightings,
-        state.reads.flatten(1),
-    ]
-    leaves = [tensor.detach().clone().requires_grad_() for tensor in tensors]
-    return (*leaves, [1, 1, 3, 1, 1, 1], NORM_FLOOR, True)
+def arguments_of(name: str, dtype: torch.dtype) -> tuple:
+    """What an operator is called with, on a machine of N 7, M 3, one head of each kind, S 1."""
+    T, B, N, M, H, L = 5, 3, 7, 3, 4, 2
+    P = 2 * (M + 6) + 2 * M
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=dtype).requires_grad_()
+
+    def weightings() -> Tensor:
+        return torch.rand(B, 2, N, dtype=dtype).softmax(-1).detach().requires_grad_()
+
+    torch.manual_seed(0)
+    layout = [1, 1, 3, 1, 1, 1]
+    start = (leaf(B, M, N), weightings(), leaf(B, M))
+    if name == "lstm_loop":
+        weights = leaf(T, B, 4 * H), leaf(4 * H, H), leaf(4 * H, M), leaf(P, H), leaf(P)
+        return (*weights, leaf(B, H), leaf(B, H), *start, layout, NORM_FLOOR, True)
+    if name == "feedforward_loop":
+        weights = leaf(T, B, H), leaf(H, M), leaf(L, H, H), leaf(L, H), 1, leaf(P, H), leaf(P)
+        return (*weights, *start, layout, NORM_FLOOR, True)
+    return leaf(B, P), leaf(B, N, M), weightings(), layout, NORM_FLOOR
 
 
-def test_the_operator_is_a_good_citizen_of_torch():
-    torch.library.opcheck(torch.ops.ntm.lstm_loop.default, arguments_of_the_operator(torch.float32))
+OPERATOR = pytest.mark.parametrize("name", ["lstm_loop", "feedforward_loop", "memory_step"])
 
 
-def test_scratch_memory_is_never_read_before_it_is_written(monkeypatch):
-    sizes = (7, 3, 2, 2, 1, 6, 3)
-    net = machine(sizes).double()
-    inputs = torch.randn(6, 3, WIDTH, dtype=torch.float64)
-    truth = outcome(net, "fused", inputs)
-    empty = Tensor.new_empty
-    like = torch.empty_like
-    nan = float("nan")
-    monkeypatch.setattr(Tensor, "new_empty", lambda *a, **k: empty(*a, **k).fill_(nan))
-    monkeypatch.setattr(torch, "empty_like", lambda *a, **k: like(*a, **k).fill_(nan))
-    value = outcome(net, "fused", inputs)
-    for part in range(2):
-        for name in truth[part]:
-            assert torch.equal(value[part][name], truth[part][name]), name
+@OPERATOR
+def test_the_operator_is_a_good_citizen_of_torch(name):
+    operator = getattr(torch.ops.ntm, name).default
+    torch.library.opcheck(operator, arguments_of(name, torch.float32))
 
 
-@pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")], ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_what_is_not_finite_shows_at_the_same_places(poison, dtype):
-    sizes = (7, 3, 1, 1, 1, 5, 3)
-    net = machine(sizes).to(dtype)
-    inputs = torch.randn(5, 3, WIDTH, dtype=dtype)
-    inputs[2, 1, 0] = poison
+@OPERATOR
+def test_the_operators_derivative_is_one_too(name):
+    """Shapes without data, and nothing of the arguments written to."""
+    operator, seen = getattr(torch.ops.ntm, f"{name}_backward"), []
 
-    def kinds(values: Tensor) -> Tensor:
-        return torch.isnan(values) * 2 + torch.isinf(values)
+    class Watch(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            if func is operator:
+                seen.append(args)
+            return func(*args, **(kwargs or {}))
 
-    with torch.no_grad():
-        net.engine = "reference"
-        truth, truth_state = net(inputs)
-        net.engine = "fused"
-        value, state = net(inputs)
-    assert torch.equal(kinds(value), kinds(truth))
-    for one, other in zip(state[:3], truth_state[:3], strict=True):
-        assert torch.equal(kinds(one), kinds(other))
-    assert torch.isfinite(value[:, 0]).all()
+    outputs = getattr(torch.ops.ntm, name)(*arguments_of(name, torch.float32))
+    total = sum(part.square().sum() for part in outputs if part.requires_grad)
+    with Watch():
+        total.backward()
+    (arguments,) = seen
+    arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
+    torch.library.opcheck(
+        operator.default, arguments, test_utils=("test_schema", "test_faketensor")
+    )
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_same_bits_twice(threads):
-    sizes = (128, 20, 1, 1, 1, 21, 8)
-    net = machine(sizes)
-    inputs = torch.randn(21, 8, WIDTH)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads)
-        one, other = outcome(net, "fused", inputs), outcome(net, "fused", inputs)
-    finally:
-        torch.set_num_threads(before)
-    for part in range(2):
-        for name in one[part]:
-            assert torch.equal(one[part][name], other[part][name]), name
+@OPERATOR
+def test_gradcheck_of_the_operator(name):
+    operator = getattr(torch.ops.ntm, name)
+
+    def run(*arguments):
+        return tuple(part for part in operator(*arguments) if part.requires_grad)
+
+    assert torch.autograd.gradcheck(run, arguments_of(name, torch.float64), fast_mode=True)
 
 
 def test_without_gradients_no_memories_are_kept():
-    *tensors, layout, floor, _ = arguments_of_the_operator(torch.float32)
-    assert torch.ops.ntm.lstm_loop(*tensors, layout, floor, False)[8].numel() == 0
-    assert torch.ops.ntm.lstm_loop(*tensors, layout, floor, True)[8].shape[0] == 2
+    for name, place in (("lstm_loop", 8), ("feedforward_loop", 6)):
+        operator, arguments = getattr(torch.ops.ntm, name), arguments_of(name, torch.float32)
+        assert operator(*arguments[:-1], False)[place].numel() == 0
+        assert operator(*arguments)[place].shape == (2, 3, 3, 7)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({}, "engine auto: fused, whole sequences at once"),
-        ({"controller": FeedforwardController}, "engine auto: fused, whole sequences at once"),
-        (
-            {"controller": functools.partial(LSTMController, num_layers=2)},
-            "engine auto: fused, step by step: the LSTM controller has more than one layer",
-        ),
-        (
-            {"controller": functools.partial(LSTMController, dropout=0.5)},
-            "engine auto: fused, step by step: the controller drops out",
-        ),
-    ],
-    ids=["lstm", "feedforward", "two layers", "dropout"],
-)
-def test_auto_says_once_what_it_picked_and_why(arguments, said, caplog):
-    caplog.set_level("INFO", logger="ntm")
-    ntm_module._announce.cache_clear()
-    auto = NTM(WIDTH, OUT, 7, 3, engine="auto", **arguments)
-    assert auto.engine_for("cpu", torch.float32) == "fused"
-    auto(torch.randn(3, 2, WIDTH))
-    assert [r.message for r in caplog.records if r.message.startswith("engine")] == [said]
+# What is not finite
 
 
-def test_other_precisions_and_devices_are_refused_with_the_reason():
-    net = NTM(WIDTH, OUT, 7, 3, engine="fused")
-    with pytest.raises(ValueError, match="another precision"):
-        net.engine_for("cpu", torch.bfloat16)
-    with pytest.raises(ValueError, match="for the CPU, got cuda"):
-        net.engine_for("cuda", torch.float32)
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="precision"):
-        net(torch.randn(3, 2, WIDTH))
+@pytest.fixture
+def torch_fills_new_memory_with_nan():
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.zeros(1).new_empty(9).isnan().all()
+    assert torch.empty_like(torch.zeros(9)).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before)
 
 
-def test_weights_move_between_engines():
-    one, other = NTM(WIDTH, OUT, 7, 3, engine="fused"), NTM(WIDTH, OUT, 7, 3, engine="reference")
-    other.load_state_dict(one.state_dict())
-    inputs = torch.randn(6, 2, WIDTH)
+@pytest.mark.usefixtures("torch_fills_new_memory_with_nan")
+@ORDER
+@EVERY_CONTROLLER
+def test_scratch_memory_is_never_read_before_it_is_written(controller, read_first):
+    net = machine(SMALL, controller, read_first=read_first).double()
+    inputs = random_inputs(SMALL)
+    filled = outcome(net, "fused", inputs)
+    torch.use_deterministic_algorithms(False)
+    assert_same_bits(filled, outcome(net, "fused", inputs))
+    assert all(part.isfinite().all() for half in filled for part in half.values())
+
+
+def assert_same_kinds(value: Tensor, truth: Tensor, name: str) -> None:
+    """NaN, infinity and finite numbers stand at the same places."""
+    for kind in (torch.isnan, torch.isposinf, torch.isneginf):
+        assert torch.equal(kind(value), kind(truth)), (name, kind.__name__)
+
+
+PLACES = ["inputs", "memory", "weighting", "key", "strength", "gate", "shift", "sharpening"]
+PLACES += ["erase", "add", "all alike"]
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf"), -float("inf")], ids=str)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@ORDER
+@ONE_OF_A_KIND
+def test_what_is_not_finite_shows_at_the_same_places(controller, read_first, dtype, place, poison):
+    sizes = (7, 3, 1, 1, 1, 5, 3)
+    net = machine(sizes, controller, read_first=read_first).to(dtype)
+    inputs = random_inputs(sizes, dtype)
     with torch.no_grad():
-        assert torch.allclose(one(inputs)[0], other(inputs)[0], atol=1e-5)
+        state = net.initial_state(3)
+        state = state._replace(memory=state.memory.clone(), weightings=state.weightings.clone())
+        if place == "inputs":
+            inputs[2, 1, 0] = poison
+        elif place == "memory":
+            state.memory[1, 2, 0] = poison
+        elif place == "weighting":
+            state.weightings[1, 0, 2] = poison
+        elif place == "all alike":
+            state.memory[1] = poison
+        else:  # of the read head's orders, and the write head's erase and add
+            at = {"key": 1, "strength": 3, "gate": 4, "shift": 6, "sharpening": 8, "erase": 18}
+            net.emit.bias[at.get(place, 21)] = poison
+        net.engine = "reference"
+        truth, truth_state = net(inputs, state)
+        net.engine = "fused"
+        value, state = net(inputs, state)
+    assert_same_kinds(value, truth, "logits")
+    for name, part in parts_of(state).items():
+        assert_same_kinds(part, parts_of(truth_state)[name], name)
+    if place in ("inputs", "memory", "weighting", "all alike"):
+        assert value[:, 0].isfinite().all()
+
+
+@pytest.mark.parametrize("controller", ["lstm", "own"])
+def test_nan_reaches_the_gradients(controller):
+    sizes = (7, 3, 1, 1, 1, 5, 3)
+    net = machine(sizes, controller)
+    inputs = random_inputs(sizes, torch.float32)
+    inputs[2, 1, 0] = float("nan")
+    (_, truth), (_, value) = outcome(net, "reference", inputs), outcome(net, "fused", inputs)
+    for name in truth:
+        assert torch.equal(value[name].isnan(), truth[name].isnan()), name
+    assert value["d inputs"][:, 0].isfinite().all()
+
+
+# The same bits
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@EVERY_CONTROLLER
+def test_the_same_bits_twice(controller, threads):
+    sizes = (128, 20, 1, 1, 1, 21, 5)
+    net = machine(sizes, controller)
+    inputs = random_inputs(sizes, torch.float32)
+    torch.set_num_threads(threads)
+    one = outcome(net, "fused", inputs)
+    assert_same_bits(one, outcome(net, "fused", inputs))
+
+
+HASHES = """
+import hashlib, sys
+import torch
+from comparing import machine, outcome, random_inputs
+
+torch.set_num_threads(1)
+found = {}
+for name in sys.argv[1:]:
+    controller, dtype = name.split(",")
+    sizes = 128, 20, 1, 2, 1, 10, 5
+    net = machine(sizes, controller).to(getattr(torch, dtype))
+    parts = outcome(net, "fused", random_inputs(sizes, getattr(torch, dtype)))
+    content = b"".join(part[key].numpy().tobytes() for part in parts for key in sorted(part))
+    found[name] = hashlib.sha256(content).hexdigest()
+print(*(f"{name}={found[name]}" for name in sorted(found)), sep="\\n")
+"""
+
+
+def test_the_same_bits_in_every_process():
+    """Whatever was loaded before, and whatever memory not yet written to holds."""
+    names = ["lstm,float32", "feedforward x3,float32", "own,float32", "lstm,float64"]
+    orders = [names, names[::-1], names, names[2:] + names[:2]]
+    # The C library fills new memory with 0x7f, a number beyond all others.
+    environments = [{}, {}, {"MALLOC_PERTURB_": "128"}, {}]
+    path = os.pathsep.join(sys.path)
+    said = []
+    for pair in (0, 2):  # two at a time
+        started = [
+            subprocess.Popen(
+                [sys.executable, "-c", HASHES, *order],
+                env=os.environ | more | {"PYTHONPATH": path},
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for order, more in zip(orders[pair:], environments[pair : pair + 2], strict=False)
+        ]
+        said += [process.communicate()[0] for process in started]
+    assert len(said[0].split("\n")) == len(names) + 1
+    assert said == [said[0]] * 4
+
+
+# The cache
 
 
 PROGRAM = """

@@ -243,7 +243,8 @@ def _address(
     tiny = memory.dtype.type(1.2e-38)
     for n in range(N):
         u = shifted[n] / peak
-        powers[n] = zero if u < tiny else exp(gamma * log(tiny if u < tiny else u))
+        power = exp(gamma * log(tiny if u < tiny else u)) if u < one else u  # 1, whatever gamma
+        powers[n] = zero if u < tiny else power
     total_power = zero
     for n in range(N):
         total_power += powers[n]

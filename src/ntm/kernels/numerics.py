@@ -25,7 +25,7 @@ L0, L1, L2 = f(7.0376836292e-2), f(-1.1514610310e-1), f(1.1676998740e-1)
 L3, L4, L5 = f(-1.2420140846e-1), f(1.4249322787e-1), f(-1.6668057665e-1)
 L6, L7, L8 = f(2.0000714765e-1), f(-2.4999993993e-1), f(3.3333331174e-1)
 ROOT_HALF = f(0.707106781)
-ZERO, HALF, ONE, TWO = f(0), f(0.5), f(1), f(2)
+ZERO, HALF, ONE, TWO, INFINITY = f(0), f(0.5), f(1), f(2), f(np.inf)
 LOWEST, HIGHEST = f(-87.3), f(88.0)
 
 
@@ -48,7 +48,8 @@ def _log_single(x: Any) -> Any:
     tail = (((((((L0 * m + L1) * m + L2) * m + L3) * m + L4) * m + L5) * m + L6) * m + L7) * m + L8
     square = m * m
     y = tail * m * square + exponent * LN2_LOW - HALF * square
-    return m + y + exponent * LN2_HIGH + (x - x)  # the bits of NaN make a number
+    # The bits of NaN make a number; x - x would not bring it back, being 0 to the compiler.
+    return m + y + exponent * LN2_HIGH if x < INFINITY else x
 
 
 def exp(x: Any) -> Any:

@@ -1,0 +1,153 @@
+"""One machine under two engines: outputs, the state after, and every gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ntm.machine import NTM, FeedforwardController, LSTMController, NTMState
+
+WIDTH, OUT = 5, 3
+SCHEMES = {"initial_memory": "learned", "initial_weighting": "learned", "initial_reads": "learned"}
+Sizes = tuple[int, int, int, int, int, int, int]
+"""N, M, R, W, S, T, B."""
+Outcome = dict[str, Tensor]
+
+
+class Accumulator(nn.Module):
+    """A controller of a user's own, with a state of two tensors."""
+
+    def __init__(self, input_size: int, hidden_size: int = 11) -> None:
+        super().__init__()
+        self.linear = nn.Linear(input_size, hidden_size)
+        self.rate = nn.Parameter(torch.full((hidden_size,), 0.3))
+        self.start = nn.Parameter(torch.linspace(-0.2, 0.2, hidden_size))
+
+    def initial_state(self, batch_size: int) -> dict[str, Tensor]:
+        total = self.start.expand(batch_size, -1)
+        return {"total": total, "last": torch.zeros_like(total)}
+
+    def forward(self, inputs: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        new = torch.tanh(self.linear(inputs) + 0.5 * state["last"])
+        total = state["total"] + self.rate * (new - state["total"])
+        return torch.tanh(total + new), {"total": total, "last": new}
+
+
+learned_lstm = partial(LSTMController, hidden_size=11, initial_state="learned")
+WHOLE: dict[str, Callable[..., nn.Module]] = {
+    "lstm": learned_lstm,
+    "feedforward": partial(FeedforwardController, hidden_size=11),
+    "feedforward x3": partial(FeedforwardController, hidden_size=11, num_layers=3),
+}
+"""Controllers that are part of the compiled function."""
+STEPPED: dict[str, Callable[..., nn.Module]] = {
+    "lstm x2": partial(learned_lstm, num_layers=2),
+    "own": Accumulator,
+}
+"""Controllers that drive the compiled memory step by step."""
+CONTROLLERS = WHOLE | STEPPED
+
+
+def machine(sizes: Sizes, controller: str | Callable[..., nn.Module] = "lstm", **arguments) -> NTM:
+    """A machine with weights large enough that every part of it works."""
+    torch.manual_seed(0)
+    make = CONTROLLERS[controller] if isinstance(controller, str) else controller
+    net = NTM(WIDTH, OUT, *sizes[:5], controller=make, **(SCHEMES | arguments))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.mul_(2)
+    return net
+
+
+def random_inputs(sizes: Sizes, dtype: torch.dtype = torch.float64) -> Tensor:
+    """(T, B, I), the same for the same sizes."""
+    generator = torch.Generator().manual_seed(2)
+    return torch.randn(*sizes[5:], WIDTH, generator=generator, dtype=torch.float64).to(dtype)
+
+
+def outcome(
+    net: NTM, engine: str, inputs: Tensor, state: NTMState | None = None
+) -> tuple[Outcome, Outcome]:
+    """Logits and the state after, and the gradients of everything, by name.
+
+    The derivative that comes from outside is random for every number that goes out.
+    """
+    net.engine = engine
+    net.zero_grad()
+    inputs = inputs.clone().requires_grad_()
+    torch.manual_seed(3)  # of dropout
+    logits, after = net(inputs, state)
+    parts = {"logits": logits, **parts_of(after)}
+    generator = torch.Generator().manual_seed(1)
+    total = sum(
+        (part * torch.randn(part.shape, generator=generator, dtype=torch.float64)).sum()
+        for part in parts.values()
+    )
+    total.backward()
+    leaves = {"inputs": inputs, **dict(net.named_parameters())}
+    return (
+        {name: part.detach() for name, part in parts.items()},
+        {f"d {name}": p.grad.clone() for name, p in leaves.items() if p.grad is not None},
+    )
+
+
+def parts_of(state: NTMState) -> Outcome:
+    """Every tensor of a state, by name."""
+    return {
+        "memory": state.memory,
+        "weightings": state.weightings,
+        "reads": state.reads,
+        **{f"controller {i}": part for i, part in enumerate(_tensors(state.controller))},
+    }
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    if isinstance(state, Tensor):
+        yield state
+    elif state is not None:
+        for part in state.values() if isinstance(state, dict) else state:
+            yield from _tensors(part)
+
+
+def error(value: Tensor, truth: Tensor) -> float:
+    """Largest error over the largest value."""
+    largest = truth.abs().max().clamp_min(1e-30)
+    return ((value.to(truth.dtype) - truth).abs().max() / largest).item()
+
+
+def assert_double_agrees(net: NTM, inputs: Tensor, engine: str = "fused", **given: Any) -> None:
+    """A float64 machine under an engine and under the reference, to 1e-10."""
+    truth, value = outcome(net, "reference", inputs, **given), outcome(net, engine, inputs, **given)
+    for expected, got in zip(truth, value, strict=True):
+        assert expected.keys() == got.keys()
+        for name in expected:
+            assert got[name].shape == expected[name].shape, name
+            assert error(got[name], expected[name]) <= 1e-10, name
+
+
+def assert_single_agrees(net: NTM, inputs: Tensor, engine: str = "fused") -> None:
+    """A float32 machine to 1e-5 of the float64 reference, or twice the float32 reference's error.
+
+    Leaves the machine in float64.
+    """
+    inputs = inputs.float()
+    own, value = outcome(net, "reference", inputs), outcome(net, engine, inputs)
+    truth = outcome(net.double(), "reference", inputs.double())
+    for expected, by_reference, got in zip(truth, own, value, strict=True):
+        assert expected.keys() == got.keys()
+        for name in expected:
+            assert got[name].dtype == torch.float32, name
+            allowed = max(1e-5, 2 * error(by_reference[name], expected[name]))
+            assert error(got[name], expected[name]) <= allowed, name
+
+
+def assert_same_bits(one: tuple[Outcome, Outcome], other: tuple[Outcome, Outcome]) -> None:
+    """Nothing differs, NaN among it."""
+    for first, second in zip(one, other, strict=True):
+        assert first.keys() == second.keys()
+        for name in first:
+            assert torch.equal(first[name], second[name]), name
