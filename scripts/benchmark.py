@@ -49,9 +49,11 @@ class Gated(nn.Module):
         self.cell = nn.GRUCell(input_size, 100)
 
     def initial_state(self, batch_size: int) -> Tensor:
+        """Zeros."""
         return self.cell.weight_hh.new_zeros(batch_size, 100)
 
     def forward(self, inputs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step."""
         state = self.cell(inputs, state)
         return state, state
 
@@ -283,8 +285,7 @@ import time
 import torch, ntm
 from ntm.machine import FeedforwardController, LSTMController
 from functools import partial
-from importlib.metadata import version
-torch.set_num_threads(1)
+torch.set_num_threads(%d)
 net = ntm.NTM(9, 8, controller=%s, engine="fused")
 inputs = torch.zeros(3, 2, 9)
 began = time.perf_counter()
@@ -307,14 +308,14 @@ def table_compile(arguments: argparse.Namespace) -> None:
     }
     for name, controller in kinds.items():
         with tempfile.TemporaryDirectory() as cache:
-            took = [first_use(controller, cache) for _ in range(4)]
+            took = [first_use(controller, cache, arguments.threads) for _ in range(4)]
         print(f"| {name} | {took[0]:.1f} | {statistics.median(took[1:]):.2f} |")
 
 
-def first_use(controller: str, cache: str) -> float:
+def first_use(controller: str, cache: str, threads: int) -> float:
     """Seconds that a process of its own spends before its first training step can run."""
     done = subprocess.run(
-        [sys.executable, "-c", FIRST_USE % controller],
+        [sys.executable, "-c", FIRST_USE % (threads, controller)],
         env=os.environ | {"XDG_CACHE_HOME": cache},
         stdout=subprocess.PIPE,
         text=True,
