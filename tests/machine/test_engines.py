@@ -1,0 +1,260 @@
+"""Which engine runs, why another does not, and that all are one machine."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from comparing import (
+    CONTROLLERS,
+    OUT,
+    WIDTH,
+    assert_double_agrees,
+    assert_same_bits,
+    assert_single_agrees,
+    error,
+    machine,
+    outcome,
+    random_inputs,
+)
+from torch.profiler import ProfilerActivity, profile
+
+from ntm.data import TRAINING, VALIDATION, sample
+from ntm.machine import NTM, FeedforwardController, LSTMController
+from ntm.machine import ntm as ntm_module
+from ntm.metrics import SequenceMetrics, count, cross_entropy, target_bits
+from ntm.tasks import Copy
+
+SMALL = (7, 3, 2, 2, 1, 6, 3)
+EVERY_ENGINE = pytest.mark.parametrize(
+    "engine", ["reference", "fused", pytest.param("compiled", marks=pytest.mark.slow)]
+)
+
+
+# The choice
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({}, "whole sequences at once"),
+        ({"controller": FeedforwardController}, "whole sequences at once"),
+        (
+            {"controller": functools.partial(LSTMController, num_layers=2)},
+            "step by step: the LSTM controller has more than one layer",
+        ),
+        (
+            {"controller": functools.partial(LSTMController, dropout=0.5)},
+            "step by step: the controller drops out",
+        ),
+        (
+            {"controller": functools.partial(FeedforwardController, dropout=0.5)},
+            "step by step: the controller drops out",
+        ),
+        (
+            {"controller": functools.partial(FeedforwardController, activation=torch.cos)},
+            "step by step: the controller's activation is a function of its own",
+        ),
+        (
+            {"controller": CONTROLLERS["own"]},
+            "step by step: the controller is a module of its own",
+        ),
+    ],
+    ids=["lstm", "feedforward", "lstm x2", "dropout", "feedforward dropout", "cosine", "own"],
+)
+def test_auto_says_once_what_it_picked_and_why(arguments, said, caplog):
+    caplog.set_level("INFO", logger="ntm")
+    ntm_module._announce.cache_clear()
+    auto = NTM(WIDTH, OUT, 7, 3, engine="auto", **arguments)
+    assert auto.engine_for("cpu", torch.float32) == "fused"
+    auto(torch.randn(3, 2, WIDTH))
+    messages = [r.message for r in caplog.records if r.message.startswith("engine")]
+    assert messages == [f"engine auto: fused, {said}"]
+
+
+def test_auto_takes_the_reference_where_fused_does_not_apply_and_says_why(caplog):
+    caplog.set_level("INFO", logger="ntm")
+    ntm_module._announce.cache_clear()
+    auto = NTM(WIDTH, OUT, 7, 3)
+    assert auto.engine_for("cuda", torch.float32) == "reference"
+    assert auto.engine_for("cpu", torch.bfloat16) == "reference"
+    assert [r.message for r in caplog.records] == [
+        "engine auto: reference, fused is for the CPU, got cuda",
+        "engine auto: reference, fused is for float32 and float64, got another precision",
+    ]
+
+
+def test_dropout_is_no_hindrance_once_training_is_over():
+    net = NTM(WIDTH, OUT, 7, 3, controller=functools.partial(LSTMController, dropout=0.5))
+    assert "drops out" in net._fused_unit()
+    assert net.eval()._fused_unit() == "whole sequences at once"
+
+
+def test_other_precisions_and_devices_are_refused_with_the_reason():
+    net = NTM(WIDTH, OUT, 7, 3, engine="fused")
+    with pytest.raises(ValueError, match=r"^engine fused cannot run: .* another precision; use"):
+        net.engine_for("cpu", torch.bfloat16)
+    with pytest.raises(ValueError, match=r"^engine fused cannot run: .*the CPU, got cuda"):
+        net.engine_for("cuda", torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="precision"):
+        net(torch.randn(3, 2, WIDTH))
+
+
+def test_compiled_is_refused_with_the_reason(monkeypatch):
+    net = NTM(WIDTH, OUT, 7, 3, engine="compiled")
+    with pytest.raises(ValueError, match=r"^engine compiled cannot run: .* CUDA, got mps"):
+        net.engine_for("mps", torch.float32)
+    monkeypatch.setattr(ntm_module, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match="needs Triton"):
+        net.engine_for("cuda", torch.float32)
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler"):
+        net(torch.randn(3, 2, WIDTH))
+
+
+def test_weights_move_between_engines():
+    one, other = NTM(WIDTH, OUT, 7, 3, engine="fused"), NTM(WIDTH, OUT, 7, 3, engine="reference")
+    other.load_state_dict(one.state_dict())
+    inputs = torch.randn(6, 2, WIDTH)
+    with torch.no_grad():
+        assert torch.allclose(one(inputs)[0], other(inputs)[0], atol=1e-5)
+
+
+# torch.compile
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("controller", "read_first"), [("lstm", True), ("own", False)], ids=["lstm", "own"]
+)
+def test_compiled_agrees(controller, read_first):
+    net = machine(SMALL, controller, read_first=read_first)
+    assert_single_agrees(net, random_inputs(SMALL), "compiled")
+    assert_double_agrees(net, random_inputs(SMALL), "compiled")
+
+
+# Segments
+
+
+@pytest.mark.parametrize("segment", [1, 4, 6, 100])
+@pytest.mark.parametrize("controller", ["lstm", "feedforward x3", "own"])
+@EVERY_ENGINE
+def test_segments_change_no_output_and_no_gradient(engine, controller, segment):
+    if engine == "compiled" and (controller, segment) != ("lstm", 4):
+        pytest.skip("each takes a minute to compile")
+    net = machine(SMALL, controller).double()
+    inputs = random_inputs(SMALL)
+    whole = outcome(net, engine, inputs)
+    net.segment = segment
+    for expected, got in zip(whole, outcome(net, engine, inputs), strict=True):
+        assert expected.keys() == got.keys()
+        for name in expected:
+            assert error(got[name], expected[name]) <= 1e-12, name
+
+
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+def test_segments_drop_out_the_same_when_they_run_again(engine):
+    dropping = functools.partial(CONTROLLERS["lstm x2"], dropout=0.4)
+    net = machine(SMALL, dropping).double()
+    inputs = random_inputs(SMALL)
+    whole = outcome(net, engine, inputs)
+    net.segment = 2
+    for expected, got in zip(whole, outcome(net, engine, inputs), strict=True):
+        for name in expected:
+            assert error(got[name], expected[name]) <= 1e-12, name
+
+
+def test_without_gradients_segments_do_nothing():
+    net = machine(SMALL)
+    net.engine = "fused"
+    inputs = random_inputs(SMALL, torch.float32)
+    with torch.no_grad():
+        whole, _ = net(inputs)
+        net.segment = 2
+        assert torch.equal(net(inputs)[0], whole)
+
+
+def most_bytes(net: NTM, inputs: torch.Tensor) -> int:
+    """What torch holds at most at once through a forward and backward pass, beyond the start."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
+        net(inputs)[0].sum().backward()
+    held = most = 0
+    for event in seen.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+@pytest.mark.parametrize("controller", ["lstm", "own"])
+def test_segments_hold_less(controller, engine):
+    sizes = (64, 10, 1, 1, 1, 200, 2)
+    net = machine(sizes, controller)
+    net.engine = engine
+    inputs = random_inputs(sizes, torch.float32)
+    net(inputs[:1])  # compiles, where it has to
+    whole = most_bytes(net, inputs)
+    net.segment = 15
+    assert most_bytes(net, inputs) < whole / 4
+
+
+def test_whole_sequences_hold_little_more_than_one_memory_a_step():
+    sizes = (128, 20, 1, 1, 1, 100, 4)
+    net = machine(sizes)
+    net.engine = "fused"
+    inputs = random_inputs(sizes, torch.float32)
+    net(inputs[:1])
+    one_memory_a_step = 100 * 4 * 128 * 20 * 4
+    assert most_bytes(net, inputs) <= 1.3 * one_memory_a_step
+
+
+# Training
+
+
+def solve(engine: str, steps: int) -> tuple[NTM, list[float]]:
+    """Train a small machine to copy two or three vectors of three bits; validate now and then."""
+    torch.manual_seed(0)
+    task = Copy(bits=3, min_length=1, max_length=3)
+    controller = functools.partial(LSTMController, hidden_size=20)
+    net = NTM(4, 3, 8, 6, controller=controller, engine=engine)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    wrong = []
+    for k in range(steps):
+        batch = sample(task, TRAINING, k, 16, (1, 3))
+        logits, _ = net(batch.inputs)
+        optimizer.zero_grad()
+        (cross_entropy(logits, batch).sum() / target_bits(batch).sum()).backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+        if (k + 1) % 100 == 0:
+            wrong.append(wrong_bits(net, task))
+            if wrong[-1] < 0.1:
+                break
+    return net, wrong
+
+
+@torch.no_grad()
+def wrong_bits(net: NTM, task: Copy) -> float:
+    metrics = SequenceMetrics()
+    for k in range(8):
+        batch = sample(task, VALIDATION, k, 8, (1, 3))
+        metrics.update(*count(net(batch.inputs)[0], batch))
+    return float(metrics.compute()["wrong_bits_per_sequence"])
+
+
+@EVERY_ENGINE
+def test_training_reaches_the_solved_state_and_goes_over_to_another_engine(engine):
+    net, wrong = solve(engine, 1500)
+    assert wrong[0] > 0.3
+    assert wrong[-1] < 0.1
+    task = Copy(bits=3, min_length=1, max_length=3)
+    for other in {"reference", "fused"} - {engine}:
+        net.engine = other
+        assert wrong_bits(net, task) == pytest.approx(wrong[-1], abs=0.02)
+
+
+def test_training_with_the_fused_engine_repeats_to_the_bit():
+    (one, _), (other, _) = solve("fused", 50), solve("fused", 50)
+    assert_same_bits((one.state_dict(), {}), (other.state_dict(), {}))
