@@ -25,6 +25,7 @@ TRAINING = {
     "figures",
     "configuration",
     "command",
+    "locks",
     "runs",
     "callbacks",
     "evaluation",
@@ -46,7 +47,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # What is asked for, and where it lies.
     "configuration": {"checks"},
     "command": {"configuration"},
-    "runs": {"configuration"},
+    "locks": set(),
+    "runs": {"configuration", "locks"},
     # What looks at a network, and what draws it.
     "probing": {"data", "machine", "metrics", "tasks"},
     "figures": {"probing"},
@@ -65,6 +67,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "data",
         "figures",
         "learner",
+        "locks",
         "metrics",
         "probing",
         "runs",
@@ -88,6 +91,7 @@ PLAIN = (
     "metrics",
     "optimizers",
     "curriculum",
+    "locks",
 )
 """What knows neither Lightning nor Hydra."""
 FRAMEWORKS = {"pytorch_lightning", "lightning", "lightning_fabric", "hydra", "omegaconf"}

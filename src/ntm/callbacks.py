@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import shutil
@@ -24,9 +25,10 @@ from ntm import figures
 from ntm.curriculum import Curriculum
 from ntm.data import SequenceData
 from ntm.learner import Learner
+from ntm.locks import Lock
 from ntm.metrics import SOLVED_BELOW, SequenceMetrics
 from ntm.probing import evaluate, inside
-from ntm.runs import RunFolder, append_row, kept_at, writing
+from ntm.runs import RunFolder, append_row, kept_at, write_whole, writing
 from ntm.tasks import Batch
 
 logger = logging.getLogger("ntm")
@@ -57,9 +59,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write beside the target, see it to the disk, rename."""
-        with writing(Path(path)) as part:
-            torch.save(checkpoint, part)
+        """Write beside the target, see it to the disk, rename.
+
+        Raises:
+            OSError: It cannot be written, with the system's reason; what was there is still there.
+
+        """
+        content = io.BytesIO()  # torch's own writer would not say that the disk is full
+        torch.save(checkpoint, content)
+        write_whole(Path(path), content.getbuffer())
 
 
 class Stages(Callback):
@@ -139,6 +147,8 @@ class Record(Checkpoint):
         self.earlier_seconds = 0.0
         """Wall time of the command before it was last resumed."""
         self.best = (math.inf, math.inf)
+        self.lock: Lock | None = None
+        """Of the folder, to be held whenever something is written."""
         self._started = time.monotonic()
         self._epoch_started = 0.0
 
@@ -171,6 +181,8 @@ class Record(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the records of the interval that ends here."""
+        if self.lock is not None:
+            self.lock.check()
         sequences = _data(trainer).sequences_after(trainer.current_epoch)
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         for name in ("train/loss", "val/loss"):
@@ -454,8 +466,8 @@ class StopOnSignal(Callback):
 
     def _receive(self, number: int, frame: Any) -> None:
         self._received = number
-        for known, handler in self._before.items():
-            signal.signal(known, handler)
+        # Of the same kind: in a sweep, Ctrl-C comes from the terminal and again from the script.
+        signal.signal(number, self._before[number])
 
     def _stop_if_asked(self) -> None:
         if self._received is not None:

@@ -1,15 +1,17 @@
 """From a command line to jobs: Hydra's part of the work, its errors in one line.
 
 Exit status: 0 done, 1 a run failed, 2 the command or its configuration is wrong, 130 interrupted.
+A run that another process is at fails a command of its own, and does not fail a sweep.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import hydra
@@ -29,6 +31,8 @@ from omegaconf.errors import OmegaConfBaseException
 from ntm.configuration import ConfigurationError, check_governed, one_line
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+HELD = -1
+"""Status of a job that was left to the process that is at it already."""
 STARTED = time.monotonic()
 
 
@@ -54,8 +58,9 @@ def main(
         arguments = get_args_parser().parse_args()
         asks = ("help", "hydra_help", "cfg", "info", "shell_completion")
         if not any(getattr(arguments, ask) for ask in asks):
-            for overrides in _jobs(configs, arguments.overrides, arguments.multirun):
-                check(compose(configs, name, overrides))
+            jobs = _jobs(configs, arguments.overrides, arguments.multirun)
+            for config in configurations(configs, name, jobs):
+                check(config)
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return WRONG
@@ -77,7 +82,9 @@ def main(
     except (HydraException, OmegaConfBaseException) as error:
         print(one_line(error), file=sys.stderr)
         return WRONG
-    return max(statuses, default=DONE)
+    if statuses == [HELD] and not arguments.multirun:
+        return FAILED
+    return max([DONE, *statuses])
 
 
 def compose(configs: Path, name: str, overrides: list[str]) -> DictConfig:
@@ -92,6 +99,30 @@ def compose(configs: Path, name: str, overrides: list[str]) -> DictConfig:
             return hydra.compose(name, overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_explain(error, configs, overrides)) from error
+
+
+def configurations(configs: Path, name: str, jobs: Iterable[Sequence[str]]) -> Iterator[DictConfig]:
+    """The configurations of many jobs; what differs in the seed alone is composed once.
+
+    Args:
+        configs: The folder of configurations.
+        name: The primary configuration in it.
+        jobs: The overrides of each job.
+
+    Raises:
+        ConfigurationError: As `compose`, at the first such job.
+
+    """
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    for job in jobs:
+        seeds = [override for override in job if re.fullmatch(r"seed=(0|[1-9]\d*)", override)]
+        others = tuple(override for override in job if override not in seeds)
+        if others not in composed:
+            composed[others] = compose(configs, name, list(others))
+        config = composed[others].copy()
+        if seeds:
+            config.seed = int(seeds[-1].removeprefix("seed="))
+        yield config
 
 
 def _jobs(configs: Path, overrides: list[str], sweep: bool) -> list[list[str]]:
