@@ -10,8 +10,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ntm import command
+from ntm import command, sweeps
 from ntm.configuration import check_values
+
+
+planned: list[sweeps.Job] = []
+"""What each job was to do, when the command began."""
 
 
 def check(config: DictConfig) -> None:
@@ -19,7 +23,7 @@ def check(config: DictConfig) -> None:
     check_values(config)  # at once; what follows loads torch
     from ntm.training import prepare
 
-    prepare(config)
+    planned.append(sweeps.job(prepare(config).config))
 
 
 def job(config: DictConfig, started: float) -> int:
@@ -29,5 +33,11 @@ def job(config: DictConfig, started: float) -> int:
     return run_job(config, started)
 
 
+def after() -> None:
+    """Print what every job of a sweep came to."""
+    sweeps.table([sweeps.outcome(one) for one in planned])
+
+
 if __name__ == "__main__":
-    sys.exit(command.main(Path(__file__).parent / "configs", "train", check, job))
+    sweeps.end_with_script()
+    sys.exit(command.main(Path(__file__).parent / "configs", "train", check, job, after))

@@ -74,6 +74,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "tasks",
     },
     "training": TRAINING,
+    "sweeps": {"command", "configuration", "locks", "runs", "training"},
     # What reads results reads run folders, never a live model.
     "comparison": {"command", "configuration", "figures", "metrics", "runs"},
     "report": {"comparison", "command", "configuration", "figures", "runs"},
@@ -162,7 +163,7 @@ def test_knows_neither_lightning_nor_hydra(name):
 
 
 def test_configuration_and_command_do_not_name_torch():
-    for name in ("ntm.configuration", "ntm.command", "ntm.checks"):
+    for name in ("ntm.configuration", "ntm.command", "ntm.checks", "ntm.sweeps"):
         used = {other.split(".")[0] for other in imported(name)}
         assert not used & {"torch", "pytorch_lightning", "torchmetrics"}
 
@@ -198,7 +199,7 @@ def test_the_package_alone_loads_almost_nothing():
 
 
 def test_a_wrong_command_can_be_answered_without_torch():
-    loaded = run(f"import ntm, ntm.configuration, ntm.command; {LOADED}")
+    loaded = run(f"import ntm, ntm.sweeps, ntm.command; {LOADED}")
     assert not {"torch", "pytorch_lightning", "lightning_fabric", "torchmetrics"} & set(loaded)
     assert "hydra" in loaded
 

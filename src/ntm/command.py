@@ -41,6 +41,7 @@ def main(
     name: str,
     check: Callable[[DictConfig], None],
     job: Callable[[DictConfig, float], int],
+    after: Callable[[], None] | None = None,
 ) -> int:
     """Run the command line `sys.argv` and return its exit status.
 
@@ -52,6 +53,7 @@ def main(
         check: Raises `ConfigurationError` for a job that cannot be; writes nothing.
         job: Does one job and returns its exit status; also gets the time it began, by the
             monotonic clock, which for the first job is that of the command.
+        after: Called once all jobs of a sweep were run.
 
     """
     try:
@@ -82,6 +84,8 @@ def main(
     except (HydraException, OmegaConfBaseException) as error:
         print(one_line(error), file=sys.stderr)
         return WRONG
+    if arguments.multirun and after is not None and statuses:
+        after()
     if statuses == [HELD] and not arguments.multirun:
         return FAILED
     return max([DONE, *statuses])
