@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from ntm import command, sweeps
 from ntm.configuration import check_values
 
-
 planned: list[sweeps.Job] = []
 """What each job was to do, when the command began."""
 
