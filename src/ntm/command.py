@@ -158,7 +158,8 @@ def _explain(error: Exception, configs: Path, overrides: list[str]) -> str:
     key = str(getattr(cause, "full_key", None) or "")
     if isinstance(error, ConfigCompositionException):
         # Hydra names the override only in its text; the key that is missing is one of those given.
-        key = next((k for k in given if f"'{k}" in str(error) or k == key), key)
+        named = [k for k in given if f"'{k}" in str(error) or k == key]
+        key = max(named, key=len, default=key)  # model.x rather than model
     if key.startswith("trainer."):
         check_governed(key.removeprefix("trainer."))
     if "not in struct" in str(cause) or "not in '" in str(cause):
