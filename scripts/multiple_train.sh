@@ -70,6 +70,12 @@ jobs=${#models[@]}
 
 label() { printf '%s seed %s' "${models[$1]}" "${seeds[$1]}"; }
 
+widest=0
+for ((i = 0; i < jobs; i++)); do
+  name=$(label "$i")
+  [ ${#name} -le "$widest" ] || widest=${#name}
+done
+
 count() { # jobs in any of the given states
   local i state n=0
   for ((i = 0; i < jobs; i++)); do
@@ -80,7 +86,7 @@ count() { # jobs in any of the given states
 
 if [ -n "$dry" ]; then
   for ((i = 0; i < jobs; i++)); do
-    printf '%-10s  %-22s %s\n' "${states[i]}" "$(label "$i")" "${folders[i]}"
+    printf "%-10s  %-${widest}s  %s\n" "${states[i]}" "$(label "$i")" "${folders[i]}"
     [ "${notes[i]}" = - ] || printf '%12s%s\n' '' "${notes[i]}"
   done
   exit 0
@@ -110,7 +116,7 @@ say() {
 progress() {
   local metrics=${folders[$1]}/metrics.csv
   [ -s "$metrics" ] || metrics=/dev/null
-  LC_ALL=C awk -F, -v label="$(label "$1")" -v total="${totals[$1]}" '
+  LC_ALL=C awk -F, -v label="$(printf "%-${widest}s" "$(label "$1")")" -v total="${totals[$1]}" '
     function clock(s) {
       s = int(s)
       if (s >= 3600) return sprintf("%d:%02d:%02d", s / 3600, s % 3600 / 60, s % 60)
@@ -124,12 +130,12 @@ progress() {
       wrong = $column["val/wrong_bits_per_sequence"]
     }
     END {
-      if (n == 0) { printf "%-22s starting\n", label; exit }
+      if (n == 0) { printf "%s  starting\n", label; exit }
       from = n > 5 ? n - 5 : n > 1
       spent = seconds[n] - seconds[from]
       rate = spent > 0 ? (done[n] - done[from]) / spent : 0
       left = done[n] >= total ? "evaluating" : rate > 0 ? clock((total - done[n]) / rate) " left" : ""
-      printf "%-22s %3d %%  %d of %d  %.0f/s  wrong bits %.3f  %s\n",
+      printf "%s  %3d %%  %" length(total) "d of %d  %4.0f/s  wrong bits %6.3f  %s\n",
         label, 100 * done[n] / total, done[n], total, rate, wrong, left
     }' "$metrics"
 }
@@ -161,9 +167,12 @@ show() {
     printf '%s of %s done, %s failed, %s waiting' \
       "$(count finished resumed skipped)" "$jobs" "$(count failed)" "$(count start resume 'start over')"
   )
+  lines=$(printf '%s\n' "$lines" | cut -c "1-$((width - 1))")
+  # All of it in one command: Ctrl-C comes between commands, and must find the count right.
+  height=$(printf '%s\n' "$lines" | wc -l)
   erase
-  printf '%s\n' "$lines" | cut -c "1-$((width - 1))" >&2
-  drawn=$(printf '%s\n' "$lines" | wc -l)
+  drawn=$height
+  printf '%s\n' "$lines" >&2
 }
 
 # --- The runs.
@@ -215,17 +224,18 @@ $(LC_ALL=C printf %.3f "$(result "$1" wrong_bits_per_sequence)") wrong bits"
   notes[$1]=${last:--}
   if [ "$2" -eq 130 ] || { [ "$2" -gt 128 ] && [ "$stops" -gt 0 ]; }; then
     states[$1]=interrupted
-    [ "$2" -eq 130 ] || notes[$1]="interrupted before it trained; the same command goes on"
-  elif [ "$2" -eq 1 ] && [ "${last#held: }" != "$last" ]; then
-    states[$1]=held
-    notes[$1]=${last#held: }
-  else
-    states[$1]=failed
-    notes[$1]=${last#failed: }
-    if [ "$2" -gt 128 ]; then
-      notes[$1]="killed by signal $(($2 - 128)) ($(kill -l "$2" 2>/dev/null))"
-      "$python" -m ntm.sweeps killed "${folders[$1]}" "${notes[$1]}"
-    fi
+    [ "$2" -eq 130 ] || last="interrupted before it trained; the same command goes on"
+    say "$(label "$1") $last"
+    return
+  fi
+  states[$1]=failed
+  case $last in
+    'held: '*) states[$1]=held && notes[$1]=${last#held: } ;;
+    'failed: '*) notes[$1]=${last#failed: } ;;
+  esac
+  if [ "$2" -gt 128 ]; then
+    notes[$1]="killed by signal $(($2 - 128)) ($(kill -l "$2" 2>/dev/null))"
+    "$python" -m ntm.sweeps killed "${folders[$1]}" "${notes[$1]}"
   fi
   say "$(label "$1") ${states[$1]}: ${notes[$1]}"
 }
