@@ -11,22 +11,20 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ntm import command, sweeps
-from ntm.configuration import check_values
 
-planned: list[sweeps.Job] = []
-"""What each job was to do, when the command began."""
+plan = sweeps.Plan()
 
 
 def check(config: DictConfig) -> None:
     """Refuse a job before anything starts or is written."""
-    check_values(config)  # at once; what follows loads torch
-    from ntm.training import prepare
-
-    planned.append(sweeps.job(prepare(config).config))
+    plan.add(config)
 
 
 def job(config: DictConfig, started: float) -> int:
     """Train one run and return its exit status."""
+    if plan.skips(config.folder):
+        print(f"{config.folder} is finished and left alone", file=sys.stderr)
+        return command.DONE
     from ntm.training import run_job
 
     return run_job(config, started)
@@ -34,7 +32,7 @@ def job(config: DictConfig, started: float) -> int:
 
 def after() -> None:
     """Print what every job of a sweep came to."""
-    sweeps.table([sweeps.outcome(one) for one in planned])
+    sweeps.table([sweeps.outcome(job) for job in plan.jobs])
 
 
 if __name__ == "__main__":

@@ -56,6 +56,7 @@ def main(
         after: Called once all jobs of a sweep were run.
 
     """
+    jobs: list[list[str]] = []
     try:
         arguments = get_args_parser().parse_args()
         asks = ("help", "hydra_help", "cfg", "info", "shell_completion")
@@ -80,7 +81,12 @@ def main(
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise what is wrong instead of printing and leaving
     try:
-        hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(task)()
+        if jobs and arguments.multirun and not _sets_hydra(arguments.overrides):
+            # As Hydra's basic launcher would; it composes every job twice more, 0.2 s a job.
+            for config in configurations(configs, name, jobs):
+                task(config)
+        else:
+            hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(task)()
     except (HydraException, OmegaConfBaseException) as error:
         print(one_line(error), file=sys.stderr)
         return WRONG
@@ -89,6 +95,11 @@ def main(
     if statuses == [HELD] and not arguments.multirun:
         return FAILED
     return max([DONE, *statuses])
+
+
+def _sets_hydra(overrides: list[str]) -> bool:
+    """Whether a command asks for a launcher, or anything else of Hydra's own."""
+    return any(override.lstrip("+~").startswith("hydra") for override in overrides)
 
 
 def compose(configs: Path, name: str, overrides: list[str]) -> DictConfig:

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from statistics import median
@@ -83,6 +83,42 @@ def numbers(text: str, key: str) -> list[int]:
     return list(dict.fromkeys(found))
 
 
+class Plan:
+    """Jobs that were checked, with what each would do; writes nothing."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Job] = []
+        self._engines: dict[str, str] = {}
+        """By everything else that a configuration says, but for the seed."""
+
+    def add(self, config: DictConfig) -> None:
+        """Check a job and remember what it would do.
+
+        Raises:
+            ConfigurationError: The configuration cannot be, or its folder holds another run.
+
+        """
+        check_values(config)  # at once; what follows loads torch
+        from ntm.training import prepare
+
+        values = flatten(plain(config)).items()
+        kind = repr([(k, v) for k, v in values if k.split(".")[0] not in (*FREE, "seed")])
+        if kind not in self._engines:
+            self._engines[kind] = prepare(config).config.engine
+        config.engine = self._engines[kind]
+        folder = RunFolder(config.folder)
+        whole = -(-config.sequences // config.batch_size) * config.batch_size
+        state = runs.START if config.trainer.fast_dev_run else folder.standing(config)
+        held = None if state == runs.SKIP else holder_of(folder.path)
+        job = Job(config.model.name, config.seed, config.folder, whole, state, held or "-")
+        self.jobs.append(job)
+
+    def skips(self, folder: str) -> bool:
+        """Whether the run of a folder is one of several, and was finished from the start."""
+        states = {job.folder: job.state for job in self.jobs}
+        return len(states) > 1 and states.get(folder) == runs.SKIP
+
+
 def plan(
     configs: Path, models: Sequence[str], seeds: Sequence[int], overrides: Sequence[str]
 ) -> tuple[list[Job], int]:
@@ -110,44 +146,15 @@ def plan(
                 f"{override} must be given before the command, as {variable}=…"
             )
     given = [[f"model={model}", *overrides, f"seed={seed}"] for model in models for seed in seeds]
-    configurations = list(_checked(command.configurations(configs, "train", given)))
-    jobs = [job(config) for config in configurations]
+    configurations = list(command.configurations(configs, "train", given))
+    checked = Plan()
+    for config in configurations:
+        checked.add(config)
+    jobs = checked.jobs
     if len({job.folder for job in jobs}) < len(jobs):
-        raise ConfigurationError(
-            f"each run must have a folder of its own, got {jobs[0].folder} twice"
-        )
+        folder = jobs[0].folder
+        raise ConfigurationError(f"each run must have a folder of its own, got {folder} twice")
     return jobs, max(config.threads for config in configurations)
-
-
-def job(config: DictConfig) -> Job:
-    """What the command would do with a checked configuration, its engine resolved.
-
-    Raises:
-        ConfigurationError: The folder is not free and not of a run with this configuration.
-
-    """
-    folder = RunFolder(config.folder)
-    whole = -(-config.sequences // config.batch_size) * config.batch_size
-    state = runs.START if config.trainer.fast_dev_run else folder.standing(config)
-    held = None if state == runs.SKIP else holder_of(folder.path)
-    return Job(config.model.name, config.seed, config.folder, whole, state, held or "-")
-
-
-def _checked(configurations: Iterable[DictConfig]) -> Iterator[DictConfig]:
-    """Refuse what cannot be and resolve the engine, once for all that differ in the seed alone."""
-    known: dict[str, str] = {}
-    configurations = list(configurations)
-    for config in configurations:
-        check_values(config)  # at once; what follows loads torch
-    from ntm.training import prepare
-
-    for config in configurations:
-        values = flatten(plain(config)).items()
-        key = repr([(k, v) for k, v in values if k.split(".")[0] not in (*FREE, "seed")])
-        if key not in known:
-            known[key] = prepare(config).config.engine
-        config.engine = known[key]
-        yield config
 
 
 def outcome(planned: Job) -> Job:
