@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -29,10 +30,24 @@ LONG = [*QUICK, "sequences=960000"]
 PATH = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
 
 
+begun: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left_running():
+    """Also of a test that failed."""
+    yield
+    while begun:
+        process = begun.pop()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 def begin(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
     """Start the script as a user would, in a process group of its own."""
     environment = {"MODELS": "ntm", "PYTHON": sys.executable} | variables
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [str(ROOT / "scripts" / "multiple_train.sh"), *arguments],
         cwd=folder,
         env=os.environ | {"PYTHONPATH": PATH} | environment,
@@ -42,6 +57,8 @@ def begin(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[s
         text=True,
         start_new_session=True,
     )
+    begun.append(process)
+    return process
 
 
 def sweep(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
@@ -79,7 +96,7 @@ def written(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def wait_for(condition, seconds: float = 120) -> None:
+def wait_for(condition, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
@@ -89,15 +106,17 @@ def wait_for(condition, seconds: float = 120) -> None:
 def runs_of(script: int) -> dict[int, str]:
     """Process numbers of the runs that a script has started, with their command lines."""
     shown = subprocess.run(
-        ["ps", "-A", "-o", "pid=", "-o", "ppid=", "-o", "args="],
+        ["ps", "-A", "-ww", "-o", "pid=", "-o", "ppid=", "-o", "args="],
         capture_output=True,
         text=True,
         check=True,
     )
     lines = [line.split(None, 2) for line in shown.stdout.splitlines()]
-    return [
-        int(pid) for pid, parent, args in lines if int(parent) == script and "run_train" in args
-    ]
+    return {
+        int(pid): args
+        for pid, parent, args in lines
+        if int(parent) == script and "run_train" in args
+    }
 
 
 class TestNumbers:
