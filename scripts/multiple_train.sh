@@ -217,7 +217,7 @@ ended() { # job, exit status
   if [ "$2" -eq 0 ]; then
     states[$1]=finished
     [ -n "${resumed[$1]}" ] && states[$1]=resumed
-    say "$(label "$1") finished: solved at $(result "$1" sequences_to_solve | sed 's/null/no time/'), \
+    say "$(label "$1") finished: $(result "$1" sequences_to_solve | sed 's/^/solved at /; s/.*null/not solved/'), \
 $(LC_ALL=C printf %.3f "$(result "$1" wrong_bits_per_sequence)") wrong bits"
     return
   fi
