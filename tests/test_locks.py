@@ -8,6 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -133,6 +134,36 @@ def test_another_host_is_succeeded_after_five_minutes_of_silence(tmp_path, where
     with Lock(tmp_path):
         pass
     assert files(tmp_path) == []
+
+
+def test_who_waits_succeeds_another_host_that_does_not_come_back(tmp_path):
+    put(tmp_path, silence=298)
+    said: list[str] = []
+    began = time.monotonic()
+    with Lock(tmp_path, said.append) as lock:
+        assert 1.5 < time.monotonic() - began < 10
+        assert lock.holds()
+        assert files(tmp_path) == [".lock.2"]
+    (line,) = said
+    for word in (str(tmp_path), "elsewhere", "5 minutes"):
+        assert word in line
+
+
+def test_who_waits_leaves_it_to_another_host_that_lives(tmp_path):
+    beat = threading.Timer(1, os.utime, [put(tmp_path, silence=15)])
+    beat.start()
+    said: list[str] = []
+    with pytest.raises(Held, match="on elsewhere"), Lock(tmp_path, said.append):
+        pass
+    assert not beat.is_alive()
+    assert len(said) == 1
+    assert files(tmp_path) == [".lock.1"]
+
+
+@pytest.mark.usefixtures("other")
+def test_nobody_waits_for_a_process_of_this_machine(tmp_path):
+    with pytest.raises(Held), Lock(tmp_path, pytest.fail):
+        pass
 
 
 def test_a_lock_cut_short_is_judged_by_its_silence(tmp_path):

@@ -25,7 +25,7 @@ from ntm import figures
 from ntm.curriculum import Curriculum
 from ntm.data import SequenceData
 from ntm.learner import Learner
-from ntm.locks import Lock
+from ntm.locks import Held, Lock
 from ntm.metrics import SOLVED_BELOW, SequenceMetrics
 from ntm.probing import evaluate, inside
 from ntm.runs import RunFolder, append_row, kept_at, write_whole, writing
@@ -148,7 +148,7 @@ class Record(Checkpoint):
         """Wall time of the command before it was last resumed."""
         self.best = (math.inf, math.inf)
         self.lock: Lock | None = None
-        """Of the folder, to be held whenever something is written."""
+        """Of the folder, to be held whenever something is written; the first process has it."""
         self._started = time.monotonic()
         self._epoch_started = 0.0
 
@@ -181,8 +181,10 @@ class Record(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the records of the interval that ends here."""
-        if self.lock is not None:
-            self.lock.check()
+        if _in_any(trainer, self.lock is not None and not self.lock.holds()):
+            if self.lock is not None:
+                self.lock.check()
+            raise Held(f"{self.folder.path} was lost by the first process of this run")
         sequences = _data(trainer).sequences_after(trainer.current_epoch)
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         for name in ("train/loss", "val/loss"):

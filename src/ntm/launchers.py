@@ -109,9 +109,14 @@ def _pass_on(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.wait(), last
 
 
+def is_job() -> bool:
+    """Whether this process is a run that a launcher's job started."""
+    return WATCHED in os.environ
+
+
 def end_with_parent() -> None:
     """In a run that a launcher's job started: end with it, however it ends."""
-    if os.environ.get(WATCHED):
+    if is_job():
         threading.Thread(target=_wait_for_the_end, daemon=True).start()
 
 

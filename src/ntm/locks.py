@@ -16,6 +16,8 @@ import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +36,17 @@ class Lock:
 
     Args:
         folder: The run folder; made if missing.
+        waits: Where a process of another machine may hold it, wait until it shows a heartbeat or
+            has been silent for long enough to be dead, and first say so through this.
 
     Raises:
         Held: On entering, if a live process holds the folder.
 
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, waits: Callable[[str], None] | None = None) -> None:
         self.folder = folder
+        self.waits = waits
         self._token = uuid.uuid4().hex
         self._path: Path | None = None
         self._released = threading.Event()
@@ -51,6 +56,8 @@ class Lock:
         claim = self.folder / f".lock.{self._token}.part"
         claim.write_text(json.dumps(_myself() | {"token": self._token}))
         try:
+            if self.waits is not None:
+                self._wait(claim, self.waits)
             while self._path is None:
                 self._path = self._take(claim)
         finally:
@@ -79,6 +86,20 @@ class Lock:
                 f"{self.folder} was taken over after {SILENCE / 60:.0f} minutes without a "
                 "heartbeat of this process; the run is left to the one that holds it now"
             )
+
+    def _wait(self, claim: Path, says: Callable[[str], None]) -> None:
+        """Until no other machine's process may hold the folder, or one has shown that it does."""
+        seen: dict[Path, float] = {}
+        while beats := _beats_elsewhere(self.folder, claim):
+            if any(seen.get(lock, beat) != beat for lock, beat in beats.items()):
+                return  # it lives
+            if not seen:
+                says(
+                    f"{self.folder} is locked by {_read(max(beats, key=_number)).get('host')}: "
+                    f"waiting for its heartbeat, or for {SILENCE / 60:.0f} minutes without one"
+                )
+            seen = beats
+            time.sleep(0.5)
 
     def _take(self, claim: Path) -> Path | None:
         """The lock's path once it is ours; None where another came in between."""
@@ -168,9 +189,23 @@ def _machine() -> str:
         return ""
 
 
+def _beats_elsewhere(folder: Path, claim: Path) -> dict[Path, float]:
+    """Last heartbeat of each lock that a live process of another machine may hold."""
+    beats = {}
+    for lock in _locks(folder):
+        holder, silence = _read(lock), _silence(lock, claim)
+        if silence is not None and not _is_here(holder) and _lives(holder, silence):
+            with suppress(FileNotFoundError):
+                beats[lock] = lock.stat().st_mtime
+    return beats
+
+
+def _is_here(holder: dict[str, Any]) -> bool:
+    return (holder.get("host"), holder.get("machine")) == (platform.node(), _machine())
+
+
 def _lives(holder: dict[str, Any], silence: float) -> bool:
-    here = (platform.node(), _machine())
-    if (holder.get("host"), holder.get("machine")) == here:
+    if _is_here(holder):
         return process_started(holder["pid"]) == holder["started"]
     return silence < SILENCE
 

@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from ntm import runs
+from ntm import launchers, runs
 from ntm.callbacks import (
     AtomicCheckpointIO,
     Bar,
@@ -159,7 +159,9 @@ def train(config: DictConfig, started: float | None = None) -> dict[str, Any]:
     if not run.trainer.is_global_zero:
         return _follow(run)  # its first process holds the lock
     if not run.finished:
-        with Lock(run.folder.path) as run.record.lock:
+        # A launcher may have moved the run here from a machine that is lost.
+        waits = logger.info if launchers.is_job() else None
+        with Lock(run.folder.path, waits) as run.record.lock:
             # Another process may have trained here since.
             run.resume_from, run.finished = _where_it_stands(run.folder, run.config)
             if not run.finished:
@@ -453,13 +455,15 @@ def _follow(run: Run) -> dict[str, Any]:
     try:
         _fit(run)
         _test(run)
-    except Interrupted:
+    except (Interrupted, Held):
         pass  # in all processes after the same step
     except BaseException as error:
-        # What the first process will see of it is a broken connection. Without a parent the run
-        # was killed, and its folder may be another's by now.
-        if isinstance(error, Exception) and os.getppid() == parent:
-            run.folder.write_result(status=runs.FAILED, reason=_reason(error))
+        # What the first process will see of it is a broken connection, and so will this one where
+        # the first failed. Without a parent the run was killed, and its folder may be another's.
+        running = run.folder.read_result().get("status") == runs.RUNNING
+        if isinstance(error, Exception) and os.getppid() == parent and running:
+            with suppress(OSError):
+                run.folder.write_result(status=runs.FAILED, reason=_reason(error))
         raise
     return {}
 
