@@ -10,24 +10,31 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ntm import command
-from ntm.configuration import check_values
+from ntm import command, sweeps
+
+plan = sweeps.Plan()
 
 
 def check(config: DictConfig) -> None:
     """Refuse a job before anything starts or is written."""
-    check_values(config)  # at once; what follows loads torch
-    from ntm.training import prepare
-
-    prepare(config)
+    plan.add(config)
 
 
 def job(config: DictConfig, started: float) -> int:
     """Train one run and return its exit status."""
+    if plan.skips(config.folder):
+        print(f"{config.folder} is finished and left alone", file=sys.stderr)
+        return command.DONE
     from ntm.training import run_job
 
     return run_job(config, started)
 
 
+def after() -> None:
+    """Print what every job of a sweep came to."""
+    sweeps.table([sweeps.outcome(job) for job in plan.jobs])
+
+
 if __name__ == "__main__":
-    sys.exit(command.main(Path(__file__).parent / "configs", "train", check, job))
+    sweeps.end_with_script()
+    sys.exit(command.main(Path(__file__).parent / "configs", "train", check, job, after))

@@ -27,6 +27,7 @@ def run_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
 
     def run(program: str, *overrides: str) -> int:
         module = importlib.import_module(program)
+        importlib.reload(module)  # as a new process has it
         name = {"run_train": "train", "run_eval": "eval", "run_compare": "compare"}[program]
         monkeypatch.setattr(sys, "argv", [f"{program}.py", *overrides])
         return command.main(ROOT / "configs", name, module.check, module.job)

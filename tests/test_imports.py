@@ -26,6 +26,7 @@ TRAINING = {
     "configuration",
     "launchers",
     "command",
+    "locks",
     "runs",
     "callbacks",
     "evaluation",
@@ -48,7 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "configuration": {"checks"},
     "launchers": {"configuration"},
     "command": {"configuration", "launchers"},
-    "runs": {"configuration"},
+    "locks": set(),
+    "runs": {"configuration", "locks"},
     # What looks at a network, and what draws it.
     "probing": {"data", "machine", "metrics", "tasks"},
     "figures": {"metrics", "probing"},
@@ -67,12 +69,14 @@ MAY_IMPORT: dict[str, set[str]] = {
         "data",
         "figures",
         "learner",
+        "locks",
         "metrics",
         "probing",
         "runs",
         "tasks",
     },
     "training": TRAINING,
+    "sweeps": {"command", "configuration", "locks", "runs", "training"},
     # What reads results reads run folders, never a live model.
     "comparison": {"configuration", "runs"},
     "events": {"comparison", "runs"},
@@ -92,6 +96,7 @@ PLAIN = (
     "metrics",
     "optimizers",
     "curriculum",
+    "locks",
 )
 """What knows neither Lightning nor Hydra."""
 FRAMEWORKS = {"pytorch_lightning", "lightning", "lightning_fabric", "hydra", "omegaconf"}
@@ -162,7 +167,8 @@ def test_knows_neither_lightning_nor_hydra(name):
 
 
 def test_configuration_and_command_do_not_name_torch():
-    for name in ("ntm.configuration", "ntm.launchers", "ntm.command", "ntm.checks"):
+    for name in ("configuration", "launchers", "command", "checks", "sweeps"):
+        name = f"ntm.{name}"
         used = {other.split(".")[0] for other in imported(name)}
         assert not used & {"torch", "pytorch_lightning", "torchmetrics"}
 
@@ -198,7 +204,7 @@ def test_the_package_alone_loads_almost_nothing():
 
 
 def test_a_wrong_command_can_be_answered_without_torch():
-    loaded = run(f"import ntm, ntm.configuration, ntm.command; {LOADED}")
+    loaded = run(f"import ntm, ntm.sweeps, ntm.command; {LOADED}")
     assert not {"torch", "pytorch_lightning", "lightning_fabric", "torchmetrics"} & set(loaded)
     assert "hydra" in loaded
 

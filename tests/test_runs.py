@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from ntm import runs
 from ntm.configuration import ConfigurationError
+from ntm.locks import Lock
 from ntm.runs import (
     RunFolder,
     append_row,
@@ -426,6 +427,67 @@ class TestCheckpoints:
         with pytest.raises(ConfigurationError):
             load_checkpoint(begun.last)
         assert not (tmp_path / "evil").exists()
+
+
+class TestLocks:
+    def test_are_no_foreign_files(self, folder):
+        with Lock(folder.path):
+            (folder.path / ".lock.0123abcd.part").touch()  # of one that was killed meanwhile
+            folder.refuse_if_other(CONFIG)
+            (folder.path / "thesis.txt").touch()
+            with pytest.raises(ConfigurationError, match="holds other files"):
+                folder.refuse_if_other(CONFIG)
+
+    def test_outlive_starting_over(self, folder):
+        with Lock(folder.path) as lock:
+            folder.begin(CONFIG, resume=False)
+            folder.begin(CONFIG, resume=False)
+            assert lock.holds()
+
+
+class TestStanding:
+    CONFIG = OmegaConf.create({"seed": 0, "overwrite": False})
+
+    def test_of_a_free_folder(self, folder):
+        assert folder.standing(self.CONFIG) == runs.START
+        assert not folder.path.exists()
+
+    def test_follows_the_run(self, folder):
+        folder.begin(self.CONFIG, resume=False)
+        assert folder.standing(self.CONFIG) == runs.START
+        folder.last.touch()
+        for status in (runs.RUNNING, runs.FAILED, runs.INTERRUPTED):
+            folder.write_result(status=status)
+            assert folder.standing(self.CONFIG) == runs.RESUME
+        folder.write_result(status=runs.FINISHED)
+        assert folder.standing(self.CONFIG) == runs.SKIP
+        again = OmegaConf.merge(self.CONFIG, {"overwrite": True})
+        assert folder.standing(again) == runs.OVER
+
+    def test_refuses_another_configuration(self, folder):
+        folder.begin(self.CONFIG, resume=False)
+        with pytest.raises(ConfigurationError, match="differing: seed"):
+            folder.standing(OmegaConf.merge(self.CONFIG, {"seed": 1}))
+
+    def test_reads_every_kind_of_value_as_it_was_written(self, folder):
+        values = [1, 1.0, 1e-5, 1e30, -3.0e-8, float("inf"), True, None, "", "a: b"]
+        texts = [
+            "1",
+            "1.0",
+            "1e-5",
+            "true",
+            "no",
+            "off",
+            "null",
+            "~",
+            "1_000",
+            "0x10",
+            "a\nb",
+            "ü ",
+        ]
+        config = OmegaConf.create({"overwrite": False, "values": values, "texts": texts})
+        folder.begin(config, resume=False)
+        assert folder.standing(config) == runs.START
 
 
 class TestExisting:

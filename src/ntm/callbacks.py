@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import shutil
@@ -24,9 +25,10 @@ from ntm import figures
 from ntm.curriculum import Curriculum
 from ntm.data import SequenceData
 from ntm.learner import Learner
+from ntm.locks import Held, Lock
 from ntm.metrics import SOLVED_BELOW, SequenceMetrics
 from ntm.probing import evaluate, inside
-from ntm.runs import RunFolder, append_row, kept_at, writing
+from ntm.runs import RunFolder, append_row, kept_at, write_whole, writing
 from ntm.tasks import Batch
 
 logger = logging.getLogger("ntm")
@@ -57,9 +59,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write beside the target, see it to the disk, rename."""
-        with writing(Path(path)) as part:
-            torch.save(checkpoint, part)
+        """Write beside the target, see it to the disk, rename.
+
+        Raises:
+            OSError: It cannot be written, with the system's reason; what was there is still there.
+
+        """
+        content = io.BytesIO()  # torch's own writer would not say that the disk is full
+        torch.save(checkpoint, content)
+        write_whole(Path(path), content.getbuffer())
 
 
 class Stages(Callback):
@@ -139,6 +147,8 @@ class Record(Checkpoint):
         self.earlier_seconds = 0.0
         """Wall time of the command before it was last resumed."""
         self.best = (math.inf, math.inf)
+        self.lock: Lock | None = None
+        """Of the folder, to be held whenever something is written; the first process has it."""
         self._started = time.monotonic()
         self._epoch_started = 0.0
 
@@ -171,6 +181,10 @@ class Record(Checkpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the records of the interval that ends here."""
+        if _in_any(trainer, self.lock is not None and not self.lock.holds()):
+            if self.lock is not None:
+                self.lock.check()
+            raise Held(f"{self.folder.path} was lost by the first process of this run")
         sequences = _data(trainer).sequences_after(trainer.current_epoch)
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         for name in ("train/loss", "val/loss"):
@@ -423,11 +437,13 @@ class StopOnSignal(Callback):
     """Ctrl-C and SIGTERM end the run after its step; a second one ends it at once."""
 
     def __init__(self) -> None:
-        self._received: int | None = None
+        self._received: list[int] = []
         self._before: dict[int, Any] = {}
+        self._listens = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen."""
+        self._listens = True
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._receive)
 
@@ -458,23 +474,27 @@ class StopOnSignal(Callback):
         """Listen no more."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._listens = False
 
     def _receive(self, number: int, frame: Any) -> None:
-        for known, handler in self._before.items():
-            signal.signal(known, handler)
-        if self._received is not None:
+        # The next of the same kind ends it at once; in a sweep, Ctrl-C comes from the terminal and,
+        # as SIGTERM, from the script.
+        signal.signal(number, self._before[number])
+        if number in self._received or not self._listens:
             signal.raise_signal(number)  # Lightning put this handler back when it came down
-        self._received = number
+        self._received.append(number)
 
     def _stop_if_asked(self, trainer: pl.Trainer) -> None:
         """Stop all processes of a run after the same step, whichever of them was asked."""
-        asked = self._received is not None
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked:
-            number = self._received or signal.SIGTERM
-            raise Interrupted(signal.Signals(number).name)
+        if _in_any(trainer, bool(self._received)):
+            raise Interrupted(signal.Signals([*self._received, signal.SIGTERM][0]).name)
+
+
+def _in_any(trainer: pl.Trainer, here: bool) -> bool:
+    """Whether something is so in any process of a run; all of them must ask."""
+    if trainer.world_size == 1:
+        return here
+    return trainer.strategy.reduce_boolean_decision(here, all=False)
 
 
 def _data(trainer: pl.Trainer) -> SequenceData:

@@ -1,16 +1,18 @@
 """From a command line to jobs: Hydra's part of the work, its errors in one line.
 
 Exit status: 0 done, 1 a run failed, 2 the command or its configuration is wrong, 130 interrupted.
+A run that another process is at fails a command of its own, and does not fail a sweep.
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import hydra
@@ -32,6 +34,8 @@ from ntm import launchers
 from ntm.configuration import ConfigurationError, check_governed, one_line
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+HELD = -1
+"""Status of a job that was left to the process that is at it already."""
 STARTED = time.monotonic()
 
 
@@ -40,6 +44,7 @@ def main(
     name: str,
     check: Callable[[DictConfig], None],
     job: Callable[[DictConfig, float], int],
+    after: Callable[[], None] | None = None,
 ) -> int:
     """Run the command line `sys.argv` and return its exit status.
 
@@ -51,18 +56,21 @@ def main(
         check: Raises `ConfigurationError` for a job that cannot be; writes nothing.
         job: Does one job and returns its exit status; also gets the time it began, by the
             monotonic clock, which for the first job is that of the command.
+        after: Called once all jobs of a sweep were run.
 
     """
     launchers.end_with_parent()
     own_process = launchers.OwnProcess(os.path.abspath(sys.argv[0]), os.getcwd())
     launched = False
+    jobs: list[list[str]] = []
     try:
         arguments = get_args_parser().parse_args()
         asks = ("help", "hydra_help", "cfg", "info", "shell_completion")
         if not any(getattr(arguments, ask) for ask in asks):
             launched = _launched(configs, name, arguments.overrides, arguments.multirun)
-            for overrides in _jobs(configs, arguments.overrides, arguments.multirun):
-                check(compose(configs, name, overrides))
+            jobs = _jobs(configs, arguments.overrides, arguments.multirun)
+            for config in configurations(configs, name, jobs):
+                check(config)
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return WRONG
@@ -71,13 +79,13 @@ def main(
 
     statuses: list[int] = []
 
-    def task(config: DictConfig) -> None:
+    def task(config: DictConfig, overrides: Sequence[str] | None = None) -> None:
         if INTERRUPTED in statuses:
             return  # the rest of a sweep does not begin
         if arguments.multirun and _several_devices(config):
             # Each of its processes repeats the command line, which must be of this run alone.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-            statuses.append(own_process(config).exit_status)
+            statuses.append(own_process(config, overrides).exit_status)
             return
         try:
             statuses.append(job(config, time.monotonic() if statuses else STARTED))
@@ -87,14 +95,28 @@ def main(
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise what is wrong instead of printing and leaving
     try:
-        hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(task)()
+        if jobs and arguments.multirun and not _sets_hydra(arguments.overrides):
+            # As Hydra's basic launcher would; it composes every job twice more, 0.2 s a job.
+            for overrides, config in zip(jobs, configurations(configs, name, jobs), strict=True):
+                task(config, overrides)
+        else:
+            hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(task)()
     except (HydraException, OmegaConfBaseException) as error:
         print(one_line(error), file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
         print("interrupted; the same command goes on", file=sys.stderr)
-        return INTERRUPTED
-    return max(statuses, default=DONE)
+        statuses.append(INTERRUPTED)
+    if arguments.multirun and after is not None and statuses:
+        after()
+    if statuses == [HELD] and not arguments.multirun:
+        return FAILED
+    return max([DONE, *statuses])
+
+
+def _sets_hydra(overrides: list[str]) -> bool:
+    """Whether a command asks for a launcher, or anything else of Hydra's own."""
+    return any(override.lstrip("+~").startswith("hydra") for override in overrides)
 
 
 def _several_devices(config: DictConfig) -> bool:
@@ -166,6 +188,30 @@ def compose(configs: Path, name: str, overrides: list[str], with_hydra: bool = F
         raise ConfigurationError(_explain(error, configs, overrides)) from error
 
 
+def configurations(configs: Path, name: str, jobs: Iterable[Sequence[str]]) -> Iterator[DictConfig]:
+    """The configurations of many jobs; what differs in the seed alone is composed once.
+
+    Args:
+        configs: The folder of configurations.
+        name: The primary configuration in it.
+        jobs: The overrides of each job.
+
+    Raises:
+        ConfigurationError: As `compose`, at the first such job.
+
+    """
+    composed: dict[tuple[str, ...], DictConfig] = {}
+    for job in jobs:
+        seeds = [override for override in job if re.fullmatch(r"seed=(0|[1-9]\d*)", override)]
+        others = tuple(override for override in job if override not in seeds)
+        if others not in composed:
+            composed[others] = compose(configs, name, list(others))
+        config = composed[others].copy()
+        if seeds:
+            config.seed = int(seeds[-1].removeprefix("seed="))
+        yield config
+
+
 def _jobs(configs: Path, overrides: list[str], sweep: bool) -> list[list[str]]:
     """The overrides of every job of a command."""
     if not sweep:
@@ -198,7 +244,8 @@ def _explain(error: Exception, configs: Path, overrides: list[str]) -> str:
     key = str(getattr(cause, "full_key", None) or "")
     if isinstance(error, ConfigCompositionException):
         # Hydra names the override only in its text; the key that is missing is one of those given.
-        key = next((k for k in given if f"'{k}" in str(error) or k == key), key)
+        named = [k for k in given if f"'{k}" in str(error) or k == key]
+        key = max(named, key=len, default=key)  # model.x rather than model
     if key.startswith("trainer."):
         check_governed(key.removeprefix("trainer."))
     if "not in struct" in str(cause) or "not in '" in str(cause):

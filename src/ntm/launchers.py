@@ -43,8 +43,13 @@ class Outcome(NamedTuple):
 
     @property
     def exit_status(self) -> int:
-        """The status, that of a failed run where a signal killed it."""
-        return self.status if self.status >= 0 else 1
+        """The status, that of a failed run where a signal killed it; 0 for one that is held."""
+        return 0 if self.held else self.status if self.status >= 0 else 1
+
+    @property
+    def held(self) -> bool:
+        """Whether it was left to another process, which is at it already."""
+        return self.status == 1 and self.reason.startswith("held: ")
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,9 @@ class OwnProcess:
     program: str
     folder: str
 
-    def __call__(self, _config: DictConfig) -> Outcome:
-        """Run the job that Hydra has set, and wait for it."""
-        overrides = list(HydraConfig.get().overrides.task)
+    def __call__(self, _config: DictConfig, job: Sequence[str] | None = None) -> Outcome:
+        """Run a job, given as its overrides or else the one that Hydra has set; wait for it."""
+        overrides = list(HydraConfig.get().overrides.task if job is None else job)
         try:
             status, reason = self._run(overrides)
         except OSError as error:  # no such folder or program on this machine
@@ -104,9 +109,14 @@ def _pass_on(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.wait(), last
 
 
+def is_job() -> bool:
+    """Whether this process is a run that a launcher's job started."""
+    return WATCHED in os.environ
+
+
 def end_with_parent() -> None:
     """In a run that a launcher's job started: end with it, however it ends."""
-    if os.environ.get(WATCHED):
+    if is_job():
         threading.Thread(target=_wait_for_the_end, daemon=True).start()
 
 

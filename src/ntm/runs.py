@@ -9,6 +9,7 @@ eval/lengths.csv      wrong bits at lengths inside and beyond training
 figures/              pictures
 train.log             what the run said
 result.json           status and results
+.lock.<n>             who trains it now (see `ntm.locks`)
 ====================  ======================================================================
 """
 
@@ -24,11 +25,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from ntm.configuration import ConfigurationError, differences, one_line
+from ntm.locks import is_lock
 
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
+SKIP, RESUME, START, OVER = "skip", "resume", "start", "start over"
 
 
 class RunFolder:
@@ -66,6 +70,11 @@ class RunFolder:
         assert isinstance(config, DictConfig)
         return config
 
+    def _read_values(self) -> Any:
+        """The same as plain values; several times faster, which counts for hundreds of runs."""
+        # What is in the file was resolved and quoted by OmegaConf: any YAML reader will do.
+        return yaml.load(self.config.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
     def read_result(self) -> dict[str, Any]:
         """The last written `result.json`; empty before the first."""
         try:
@@ -100,7 +109,9 @@ class RunFolder:
 
         """
         if not self.config.is_file():
-            if self.path.is_dir() and any(p.suffix != ".part" for p in self.path.iterdir()):
+            if self.path.is_dir() and any(
+                p.suffix != ".part" and not is_lock(p) for p in self.path.iterdir()
+            ):
                 raise ConfigurationError(
                     f"folder must be free or of a run, got {str(self.path)!r}, which holds other "
                     "files; set name=… to use another"
@@ -108,13 +119,27 @@ class RunFolder:
             if self.path.exists() and not self.path.is_dir():
                 raise ConfigurationError(f"folder must be a folder, got the file {self.path}")
             return
-        changed = differences(self.read_config(), config)
+        changed = differences(self._read_values(), config)
         if changed:
             raise ConfigurationError(
                 f"{self.path} holds a run with another configuration; differing: "
                 f"{', '.join(changed)}. Set name=… to train beside it, init_from={self.path} to "
                 "start from its weights, or overwrite=true to start over"
             )
+
+    def standing(self, config: DictConfig) -> str:
+        """What the command would do here: ``skip``, ``resume``, ``start`` or ``start over``.
+
+        Raises:
+            ConfigurationError: The folder is not free and not of a run with this configuration.
+
+        """
+        if config.overwrite and self.config.is_file():
+            return OVER
+        self.refuse_if_other(config)
+        if self.read_result().get("status") == FINISHED:
+            return SKIP
+        return RESUME if self.last.is_file() else START
 
     def begin(self, config: DictConfig, resume: bool) -> None:
         """Make the folder; without ``resume``, empty it of any earlier run."""
@@ -169,7 +194,7 @@ def writing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that no reader ever sees a part of it."""
     with writing(path) as part:
         part.write_bytes(content)

@@ -6,13 +6,15 @@ import logging
 import math
 import os
 import platform
+import signal
 import sys
+import threading
 import time
 import traceback
 import typing
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from ntm import runs
+from ntm import launchers, runs
 from ntm.callbacks import (
     AtomicCheckpointIO,
     Bar,
@@ -40,7 +42,7 @@ from ntm.callbacks import (
     logger,
     solved_at,
 )
-from ntm.command import DONE, FAILED, INTERRUPTED
+from ntm.command import DONE, FAILED, HELD, INTERRUPTED
 from ntm.configuration import (
     ConfigurationError,
     build,
@@ -55,6 +57,7 @@ from ntm.curriculum import Curriculum
 from ntm.data import SequenceData
 from ntm.evaluation import load_weights, table, write_evaluation
 from ntm.learner import Learner
+from ntm.locks import Held, Lock
 from ntm.machine.ntm import ENGINES, NTM
 from ntm.runs import RunFolder, load_checkpoint, read_rows
 from ntm.tasks import Task
@@ -140,6 +143,7 @@ def train(config: DictConfig, started: float | None = None) -> dict[str, Any]:
     Raises:
         ConfigurationError: The configuration cannot be; nothing is written.
         Interrupted: Asked to stop; the same call goes on from the last validation.
+        Held: Another process trains in this folder; nothing is written.
         Exception: The run failed; result.json has the reason.
 
     """
@@ -152,10 +156,18 @@ def train(config: DictConfig, started: float | None = None) -> dict[str, Any]:
         run.trainer.test(run.learner, datamodule=run.data, verbose=False)
         logger.info("one batch of each kind ran; nothing is written")
         return {}
-    if run.finished:
-        logger.info("%s is finished and left alone; overwrite=true starts over", run.folder.path)
-        return run.folder.read_result()
-    return _execute(run, started) if run.trainer.is_global_zero else _follow(run)
+    if not run.trainer.is_global_zero:
+        return _follow(run)  # its first process holds the lock
+    if not run.finished:
+        # A launcher may have moved the run here from a machine that is lost.
+        waits = logger.info if launchers.is_job() else None
+        with Lock(run.folder.path, waits) as run.record.lock:
+            # Another process may have trained here since.
+            run.resume_from, run.finished = _where_it_stands(run.folder, run.config)
+            if not run.finished:
+                return _execute(run, started)
+    logger.info("%s is finished and left alone; overwrite=true starts over", run.folder.path)
+    return run.folder.read_result()
 
 
 def run_job(config: DictConfig, started: float | None = None) -> int:
@@ -172,6 +184,9 @@ def run_job(config: DictConfig, started: float | None = None) -> int:
             raise
         except Interrupted:
             return INTERRUPTED
+        except Held as held:
+            print(f"held: {held}", file=sys.stderr)
+            return HELD
         except Exception as error:
             print(f"failed: {type(error).__name__}: {one_line(error)}", file=sys.stderr)
             return FAILED
@@ -261,13 +276,9 @@ def _where_it_stands(folder: RunFolder, config: DictConfig) -> tuple[Path | None
     """The checkpoint to go on from, and whether the run is finished."""
     if config.trainer.fast_dev_run:
         return None, False
-    if config.overwrite and folder.config.is_file():
-        return None, False
-    folder.refuse_if_other(config)
-    if folder.read_result().get("status") == runs.FINISHED:
-        return None, True
-    if not folder.last.is_file():
-        return None, False
+    standing = folder.standing(config)
+    if standing != runs.RESUME:
+        return None, standing == runs.SKIP
     try:
         load_checkpoint(folder.last)
     except ConfigurationError as error:
@@ -374,7 +385,7 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
     folder = run.folder
     folder.begin(run.config, resume=run.resume_from is not None)
     run.record.begin(started)
-    with _train_log(folder):
+    with _train_log(folder), _terminable():
         _write_beginning(run)
         try:
             _go_back(run)
@@ -386,19 +397,39 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
             goes_on = folder.last if folder.last.is_file() else "the beginning"
             logger.info("interrupted (%s); the same command goes on from %s", reason, goes_on)
             raise Interrupted(reason) from stop
+        except Held:
+            raise  # another process writes here now
         except BaseException as error:
-            with open(folder.log, "a") as file:
-                traceback.print_exc(file=file)
             told, reason = folder.read_result(), _reason(error)
-            if told["status"] == runs.FAILED and told["reason"] != reason:
+            elsewhere = told["status"] == runs.FAILED and told["reason"] != reason
+            with suppress(OSError):  # a full disk must not hide the reason
+                if not elsewhere:
+                    folder.write_result(status=runs.FAILED, reason=reason)
+                with open(folder.log, "a") as file:
+                    traceback.print_exc(file=file)
+            if elsewhere:
                 raise RuntimeError(f"in another process of the run: {told['reason']}") from error
-            folder.write_result(status=runs.FAILED, reason=reason)
             raise
     return folder.read_result()
 
 
 def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Make SIGTERM leave as Ctrl-C does, also where `StopOnSignal` does not listen."""
+    unheard = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not unheard or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # As Ctrl-C: Lightning then also ends the other processes of the run.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _mute() -> None:
@@ -424,13 +455,15 @@ def _follow(run: Run) -> dict[str, Any]:
     try:
         _fit(run)
         _test(run)
-    except Interrupted:
+    except (Interrupted, Held):
         pass  # in all processes after the same step
     except BaseException as error:
-        # What the first process will see of it is a broken connection. Without a parent the run
-        # was killed, and its folder may be another's by now.
-        if isinstance(error, Exception) and os.getppid() == parent:
-            run.folder.write_result(status=runs.FAILED, reason=_reason(error))
+        # What the first process will see of it is a broken connection, and so will this one where
+        # the first failed. Without a parent the run was killed, and its folder may be another's.
+        running = run.folder.read_result().get("status") == runs.RUNNING
+        if isinstance(error, Exception) and os.getppid() == parent and running:
+            with suppress(OSError):
+                run.folder.write_result(status=runs.FAILED, reason=_reason(error))
         raise
     return {}
 

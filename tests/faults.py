@@ -1,0 +1,43 @@
+"""A callback that makes a run fail on demand: by files in a folder that the test makes."""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+
+class Faults(pl.Callback):
+    """Notes every training that begins in ``<folder>/begun``, and fails as the folder's files say.
+
+    fail_<seed>   an exception before the first step
+    stuck         a step that does not end
+    disk_full     from the third interval on, no file can become longer than 20,000 bytes
+    """
+
+    def __init__(self, folder: str, seed: int) -> None:
+        self.folder = Path(folder)
+        self.seed = seed
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        with open(self.folder / "begun", "a") as file:
+            file.write(f"{self.seed}\n")
+        if (self.folder / f"fail_{self.seed}").exists():
+            raise RuntimeError("no luck today")
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == 2 and (self.folder / "disk_full").exists():
+            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+
+    def on_train_batch_start(self, *_: object) -> None:
+        while (self.folder / "stuck").exists():
+            time.sleep(0.1)
+
+
+def faults(folder: Path) -> str:
+    """The override that puts the callback into a run."""
+    node = f"{{_target_:faults.Faults,folder:'{folder}',seed:${{seed}}}}"
+    return f"trainer.callbacks=[{node}]"
