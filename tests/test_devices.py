@@ -12,8 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import faults
 from runners import ROOT, SMALL, finish, start
+from test_sweeps import PATH
 from test_training import assert_same_tensors, checkpoint, event_steps, result, rows, untimed
+
+from ntm.locks import Lock
 
 TWO = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
 # Rows of unequal number and length: each process has other target bits than its neighbour.
@@ -109,12 +113,46 @@ def test_a_lost_process_ends_the_run_and_nothing_is_lost(whole, tmp_path):
 
 
 def test_runs_of_a_sweep_use_several_devices_one_after_another(whole, tmp_path):
-    status, _, err = finish(tmp_path, "run_train", "-m", *UNEVEN, *TWO, "seed=0,1")
+    status, out, err = finish(tmp_path, "run_train", "-m", *UNEVEN, *TWO, "seed=0,1")
     assert status == 0, err
+    assert "ntm: 2 of 2 finished" in out
     folder = tmp_path / "outputs" / "copy" / "ntm"
     assert [result(folder / f"seed_{seed}")["seed"] for seed in (0, 1)] == [0, 1]
     assert untimed(folder / "seed_0") == untimed(whole)
     assert untimed(folder / "seed_1") != untimed(whole)
+
+
+def test_a_held_run_of_a_sweep_is_left_to_its_holder(tmp_path):
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    with Lock(folder):
+        status, out, err = finish(tmp_path, "run_train", "-m", *UNEVEN, *TWO, "seed=0")
+        assert status == 0, err
+        assert "held: ntm seed 0" in out
+        assert f"held by process {os.getpid()}" in err
+        assert [path.name for path in folder.iterdir()] == [".lock.1"]
+
+
+def test_all_processes_leave_a_folder_that_was_taken_over(tmp_path):
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    process = start(tmp_path, "run_train", *UNEVEN, *TWO, "sequences=960000")
+    while process.poll() is None and len(rows(folder)) < 2:
+        time.sleep(0.005)
+    (folder / ".lock.1").replace(folder / ".lock.2")  # to the first process, another's
+    _, err = process.communicate(timeout=60)  # that of all processes
+    assert process.returncode == 1, err
+    assert err.strip().splitlines()[-1].startswith("held: outputs/copy/ntm/seed_0 was taken over")
+    assert result(folder)["status"] == "running"
+
+
+def test_what_the_first_process_says_is_not_covered_by_the_others(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", PATH)
+    (tmp_path / "disk_full").touch()
+    status, _, err = finish(tmp_path, "run_train", *UNEVEN, *TWO, faults(tmp_path))
+    assert status == 1, err
+    came_to = result(tmp_path / "outputs" / "copy" / "ntm" / "seed_0")
+    assert came_to["status"] == "failed"
+    assert "File too large" in came_to["reason"]
+    assert came_to["reason"] in err.strip().splitlines()[-1]
 
 
 def test_a_reason_is_told_once_when_all_processes_fail(tmp_path):

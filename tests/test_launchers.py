@@ -15,7 +15,7 @@ import pytest
 from runners import ROOT, SMALL, finish, start
 from test_training import assert_same_tensors, checkpoint, result, untimed
 
-from ntm import command
+from ntm import command, launchers
 
 LONGER = [
     *SMALL,
@@ -187,6 +187,21 @@ def test_ray_nodes_without_a_shared_folder_are_refused(tmp_path, cluster):
     assert "all 2 nodes share" in err.strip().splitlines()[-1]
     assert str(tmp_path) in err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "expected"),
+    [
+        (0, "", 0),
+        (1, "failed: RuntimeError: no luck today", 1),
+        (1, "held: outputs/copy/ntm/seed_0 is held by process 7", 0),
+        (2, "folder must be free", 2),
+        (-9, "killed by SIGKILL; last it said: held: by whom", 1),
+        (130, "interrupted", 130),
+    ],
+)
+def test_what_a_job_comes_to_in_a_sweep(status, reason, expected):
+    assert launchers.Outcome(["seed=0"], status, reason).exit_status == expected
 
 
 MISSING = {"slurm": "slurm", "submitit_local": "slurm", "ray_cluster": "ray", "ray": "ray"}

@@ -457,14 +457,15 @@ def _follow(run: Run) -> dict[str, Any]:
         _test(run)
     except (Interrupted, Held):
         pass  # in all processes after the same step
-    except BaseException as error:
-        # What the first process will see of it is a broken connection, and so will this one where
-        # the first failed. Without a parent the run was killed, and its folder may be another's.
-        running = run.folder.read_result().get("status") == runs.RUNNING
-        if isinstance(error, Exception) and os.getppid() == parent and running:
-            with suppress(OSError):
-                run.folder.write_result(status=runs.FAILED, reason=_reason(error))
-        raise
+    except Exception as error:
+        # Without a parent the run was killed, and its folder may be another's by now. Where the
+        # first process failed it has told why, and what broke here is the connection to it.
+        told = run.folder.read_result().get("status") != runs.RUNNING
+        if told or os.getppid() != parent:
+            sys.exit(FAILED)
+        with suppress(OSError):
+            run.folder.write_result(status=runs.FAILED, reason=_reason(error))
+        raise  # all that the first process sees of it is a broken connection
     return {}
 
 
