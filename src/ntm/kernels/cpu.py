@@ -10,6 +10,10 @@ in `ntm`; K is R + W.
 The backward pass keeps, per step, the weightings and the raw emissions, and the memory of every
 `STRIDE`-th step alone: the memories between are written again, which costs less than reading them
 back would.
+
+A loop either sums or stores, never both. One that does both is vectorised only where a check at run
+time finds its arrays far enough apart in memory, and sums in another order where not: the same run
+would then round differently from process to process.
 """
 
 from __future__ import annotations
@@ -46,6 +50,27 @@ def inlined(function: Any) -> Any:
 def pasted(function: Any) -> Any:
     """Likewise, but before types are known: for what has one caller, and is long."""
     return njit(inline="always")(function)
+
+
+@inlined
+def _copy(source, target):
+    """Element by element: assigning arrays would compile Numba's shape messages along."""
+    for j in range(source.size):
+        target[j] = source[j]
+
+
+@inlined
+def _copy_rows(source, target):
+    """The same for a matrix."""
+    for m in range(source.shape[0]):
+        _copy(source[m], target[m])
+
+
+@inlined
+def _zero(x):
+    """Fill with 0."""
+    for j in range(x.size):
+        x[j] = 0
 
 
 @inlined
@@ -127,6 +152,7 @@ def _decode(
         total = one - one
         for j in range(shifts):
             shift[k, j] = exp(raw[at + j] - largest)
+        for j in range(shifts):
             total += shift[k, j]
         for j in range(shifts):
             shift[k, j] /= total
@@ -213,6 +239,7 @@ def _address(
     top = ordered(strength * similarity[0] / norms[0])
     for n in range(N):
         similarity[n] /= norms[n]
+    for n in range(N):
         top = max(top, ordered(strength * similarity[n]))
     largest = in_order(top)
     # eq. 5: focus by content
@@ -243,7 +270,7 @@ def _address(
     tiny = memory.dtype.type(1.2e-38)
     for n in range(N):
         u = shifted[n] / peak
-        power = exp(gamma * log(tiny if u < tiny else u)) if u < one else u  # 1, whatever gamma
+        power = exp(gamma * log(tiny if u < tiny else u)) if shifted[n] < peak else u
         powers[n] = zero if u < tiny else power
     total_power = zero
     for n in range(N):
@@ -277,9 +304,11 @@ def _address_back(
     dgamma = zero
     for n in range(N):
         u = shifted[n] / peak
+        dgamma += (dw[n] - inner) / total_power * powers[n] * log(tiny if u < tiny else u)
+    for n in range(N):
+        u = shifted[n] / peak
         dpower = (dw[n] - inner) / total_power
         held = tiny if u < tiny else u
-        dgamma += dpower * powers[n] * log(held)
         slope = (one if gamma == one else zero) if u < tiny else gamma * powers[n] / held
         dw[n] = dpower * slope / peak
     # eq. 8
@@ -299,8 +328,9 @@ def _address_back(
     dgate = zero
     inner = zero
     for n in range(N):
+        dgate += dring[S + n] * (content[n] - previous[n])
+    for n in range(N):
         d = dring[S + n]
-        dgate += d * (content[n] - previous[n])
         dprevious[n] += (one - gate) * d
         dw[n] = gate * d
     # eq. 5, with dw turned into the derivative of similarity
@@ -308,9 +338,9 @@ def _address_back(
         inner += dw[n] * content[n]
     dstrength = zero
     for n in range(N):
-        d = content[n] * (dw[n] - inner)
-        dstrength += d * similarity[n]
-        dw[n] = strength * d
+        dstrength += content[n] * (dw[n] - inner) * similarity[n]
+    for n in range(N):
+        dw[n] = strength * content[n] * (dw[n] - inner)
     # eq. 6, with dw turned into the derivative of the product of key and location
     dkey_norm = zero
     for n in range(N):
@@ -360,8 +390,8 @@ def _write(memory, w, erase, add, after):
 
 
 @inlined
-def _write_back(memory, w, erase, add, dafter, dmemory, dw, derase, dadd):
-    """Derivatives of `_write`; fills dmemory, derase and dadd, adds to dw."""
+def _write_back(memory, w, erase, add, dafter, dmemory, dw, derase, dadd, rest):
+    """Derivatives of `_write`; fills dmemory, derase and dadd, adds to dw; rest: scratch."""
     W = w.shape[0]
     M, N = memory.shape
     one = memory.dtype.type(1)
@@ -381,24 +411,25 @@ def _write_back(memory, w, erase, add, dafter, dmemory, dw, derase, dadd):
             derase[0, m], dadd[0, m] = by_erase, by_add
             continue
         for h in range(W):
-            by_add = zero
+            wh, dwh = w[h], dw[h]
+            by_erase, by_add = zero, zero
             for n in range(N):
-                by_add += d[n] * w[h, n]
-                dw[h, n] += d[n] * add[h, m]
-            dadd[h, m] = by_add
-            by_erase = zero
+                by_add += d[n] * wh[n]
             for n in range(N):
-                kept = d[n] * row[n]
-                for g in range(W):
-                    kept *= one if g == h else one - w[g, n] * erase[g, m]
-                by_erase -= kept * w[h, n]
-                dw[h, n] -= kept * erase[h, m]
-            derase[h, m] = by_erase
-        for n in range(N):
-            kept = d[n]
+                rest[n] = d[n] * row[n]
             for g in range(W):
-                kept *= one - w[g, n] * erase[g, m]
-            out[n] = kept
+                if g != h:
+                    for n in range(N):
+                        rest[n] *= one - w[g, n] * erase[g, m]
+            for n in range(N):
+                by_erase -= rest[n] * wh[n]
+            for n in range(N):
+                dwh[n] += d[n] * add[h, m] - rest[n] * erase[h, m]
+            derase[h, m], dadd[h, m] = by_erase, by_add
+        _copy(d, out)
+        for g in range(W):
+            for n in range(N):
+                out[n] *= one - w[g, n] * erase[g, m]
 
 
 @inlined
@@ -426,27 +457,6 @@ def _read_back(memory, w, dreads, dmemory, dw):
             for n in range(N):
                 dw[k, n] += d * row[n]
                 drow[n] += d * w[k, n]
-
-
-@inlined
-def _copy(source, target):
-    """Element by element: assigning arrays would compile Numba's shape messages along."""
-    for j in range(source.size):
-        target[j] = source[j]
-
-
-@inlined
-def _copy_rows(source, target):
-    """The same for a matrix."""
-    for m in range(source.shape[0]):
-        _copy(source[m], target[m])
-
-
-@inlined
-def _zero(x):
-    """Fill with 0."""
-    for j in range(x.size):
-        x[j] = 0
 
 
 @inlined
@@ -537,7 +547,7 @@ def _step_back(raw, R, W, shifts, key_code, add_code, read_first, least, memory,
         first, last = _heads_at(written, read_first, R, K)
         seen, dseen = (after, dafter) if written else (memory, dmemory)
         if not written:
-            _write_back(memory, w[R:], erase, add, dafter, dmemory, dw[R:], derase, dadd)
+            _write_back(memory, w[R:], erase, add, dafter, dmemory, dw[R:], derase, dadd, out)
         if first == 0:
             _read_back(seen, w[:R], dreads, dseen, dw[:R])
         _norms(seen, least, squares, norms)
