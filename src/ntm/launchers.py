@@ -194,7 +194,9 @@ def _check_shared(folder: str, nodes: Sequence[dict[str, Any]]) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    seen = ray.remote(num_cpus=0)(lambda path: os.path.exists(path))  # no file of ours is needed
+    seen: Any = ray.remote(num_cpus=0)(
+        lambda path: os.path.exists(path)
+    )  # no file of ours is needed
     blind = []
     with tempfile.NamedTemporaryFile(dir=folder, prefix=".") as sign:
         for node in nodes:
