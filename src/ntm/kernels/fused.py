@@ -11,9 +11,6 @@ Three operators, each with its backward: ``lstm_loop`` and ``feedforward_loop`` 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -24,6 +21,7 @@ from torch.nn import functional as F
 
 from ntm.kernels.compiling import kernels
 from ntm.kernels.conventions import ACTIVATIONS, STRIDE
+from ntm.kernels.threads import in_parts
 
 Layout = tuple[int, int, int, str, str, bool]
 """R, W, S, names of the key's and the add vector's activation, read_first."""
@@ -159,22 +157,40 @@ def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _differentiate(
-    name: str, save: Callable[[Any, Any, Any], None], backward: Callable[..., Any]
+    name: str, outputs: int, save: Callable[[Any, Any, Any], None], backward: Callable[..., Any]
 ) -> None:
-    """Give an operator its derivatives; as `torch.library.register_autograd`, with less around."""
+    """Give an operator its derivatives; as `torch.library.register_autograd`, with less around.
+
+    Args:
+        name: Of the operator.
+        outputs: As many of them, the first, are differentiable; the others are kept for the
+            backward pass, which gets no derivatives of them: zeros in their place would cost
+            memory and time.
+        save: As ``setup_context`` of `torch.autograd.Function`.
+        backward: Of the context and the derivatives of the differentiable outputs.
+
+    """
     operator = getattr(torch.ops.ntm, name).default
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Any:
             with torch._C._AutoDispatchBelowAutograd():
-                outputs = operator(*arguments)
-            save(ctx, arguments, outputs)
-            return outputs
+                made = operator(*arguments)
+            ctx.set_materialize_grads(False)
+            ctx.mark_non_differentiable(*made[outputs:])
+            ctx.shapes = [output.shape for output in made[:outputs]]
+            save(ctx, arguments, made)
+            return made
 
         @staticmethod
         def backward(ctx: Any, *derivatives: Any) -> Any:
-            return backward(ctx, *derivatives)
+            given = next(d for d in derivatives if d is not None)
+            whole = (
+                given.new_zeros(shape) if d is None else d
+                for d, shape in zip(derivatives, ctx.shapes, strict=False)
+            )
+            return backward(ctx, *whole)
 
     def dispatch(*arguments: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
@@ -205,7 +221,7 @@ def _lstm_loop(
     gates = _own(gates)
     hidden, cells = (gates.new_empty(T, B, hidden0.shape[1]) for _ in range(2))
     raw, memories, ws, reads, memory = _room(gates, bias, memory0, w0, reads0, T, keep)
-    _in_blocks(
+    in_parts(
         _kernels("lstm", gates).lstm_forward,
         B,
         *_common(layout, norm_floor, gates),
@@ -232,7 +248,6 @@ def _save_lstm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
         inputs
     )
     hidden, reads, _, _, _, *kept = output
-    ctx.mark_non_differentiable(*kept)
     ctx.save_for_backward(
         by_hidden, by_reads, emit, hidden0, cell0, w0, reads0, hidden, reads, *kept
     )
@@ -241,7 +256,7 @@ def _save_lstm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
 def _lstm_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
     by_hidden, by_reads, emit, hidden0, cell0, w0, reads0, hidden, reads, *kept = ctx.saved_tensors
     dgates, draw, dhidden0, dcell0, dmemory0, dw0, dreads0 = torch.ops.ntm.lstm_loop_backward(
-        *derivatives[:5], by_hidden, by_reads, emit, cell0, w0, *kept, ctx.layout, ctx.floor
+        *derivatives, by_hidden, by_reads, emit, cell0, w0, *kept, ctx.layout, ctx.floor
     )
     by_gate = dgates.flatten(0, 1).t()
     return (
@@ -283,7 +298,7 @@ def _lstm_loop_backward(
     dhidden, dreads, dmemory, dw, dcell = map(_own, (dhidden, dreads, dmemory, dw, dcell))
     dreads0, dhidden0 = torch.zeros_like(dreads[0]), torch.zeros_like(dcell)
     dgates, draw = torch.empty_like(gates), torch.empty_like(raw)
-    _in_blocks(
+    in_parts(
         _kernels("lstm", gates).lstm_backward,
         gates.shape[1],
         *_common(layout, norm_floor, gates),
@@ -302,7 +317,7 @@ def _(  # type: ignore[no-untyped-def]
     return (*(gates.new_empty(like.shape) for like in shapes), gates.new_empty(dreads.shape[1:]))
 
 
-_differentiate("lstm_loop", _save_lstm, _lstm_backward)
+_differentiate("lstm_loop", 5, _save_lstm, _lstm_backward)
 
 
 @_operator("feedforward_loop")
@@ -325,7 +340,7 @@ def _feedforward_loop(
     values = sums.new_empty(1 + deeper.shape[0], T, B, H)
     values[0] = sums
     raw, memories, ws, reads, memory = _room(sums, bias, memory0, w0, reads0, T, keep)
-    _in_blocks(
+    in_parts(
         _kernels("feedforward", sums).feedforward_forward,
         B,
         *_common(layout, norm_floor, sums),
@@ -349,14 +364,13 @@ def _(  # type: ignore[no-untyped-def]
 def _save_feedforward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, by_reads, deeper, _, ctx.code, emit, _, _, w0, reads0, ctx.layout, ctx.floor, _ = inputs
     _, reads, _, _, *kept = output
-    ctx.mark_non_differentiable(*kept)
     ctx.save_for_backward(by_reads, deeper, emit, w0, reads0, reads, *kept)
 
 
 def _feedforward_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
     by_reads, deeper, emit, w0, reads0, reads, values, *kept = ctx.saved_tensors
     dsums, draw, dmemory0, dw0, dreads0 = torch.ops.ntm.feedforward_loop_backward(
-        *derivatives[:4], by_reads, deeper, emit, w0, values, *kept,
+        *derivatives, by_reads, deeper, emit, w0, values, *kept,
         ctx.code, ctx.layout, ctx.floor,
     )  # fmt: skip
     flat, below = dsums.flatten(1, 2), values.flatten(1, 2)
@@ -397,7 +411,7 @@ def _feedforward_loop_backward(
     dhidden, dreads, dmemory, dw = map(_own, (dhidden, dreads, dmemory, dw))
     dreads0 = torch.zeros_like(dreads[0])
     dsums, draw = torch.empty_like(values), torch.empty_like(raw)
-    _in_blocks(
+    in_parts(
         _kernels("feedforward", values).feedforward_backward,
         values.shape[2],
         *_common(layout, norm_floor, values),
@@ -417,7 +431,7 @@ def _(  # type: ignore[no-untyped-def]
     return (*(values.new_empty(like.shape) for like in shapes), values.new_empty(dreads.shape[1:]))
 
 
-_differentiate("feedforward_loop", _save_feedforward, _feedforward_backward)
+_differentiate("feedforward_loop", 4, _save_feedforward, _feedforward_backward)
 
 
 @_operator("memory_step")
@@ -425,7 +439,7 @@ def _memory_step(
     raw: Tensor, memory: Tensor, previous: Tensor, layout: list[int], norm_floor: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     after, w, reads = _after_step(raw, memory, previous, layout)
-    _in_blocks(
+    in_parts(
         _kernels("any", raw).step_forward,
         raw.shape[0],
         *_common(layout, norm_floor, raw),
@@ -474,7 +488,7 @@ def _memory_step_backward(
     norm_floor: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     draw, dmemory, dprevious = _before_step(raw, memory, previous)
-    _in_blocks(
+    in_parts(
         _kernels("any", raw).step_backward,
         raw.shape[0],
         *_common(layout, norm_floor, raw),
@@ -499,7 +513,7 @@ def _before_step(raw: Tensor, memory: Tensor, previous: Tensor) -> tuple[Tensor,
     return raw.new_empty(raw.shape), dmemory, raw.new_empty(previous.shape)
 
 
-_differentiate("memory_step", _save_step, _step_backward)
+_differentiate("memory_step", 3, _save_step, _step_backward)
 
 
 def _own(tensor: Tensor) -> Tensor:
@@ -550,22 +564,3 @@ def _kernels(controller: str, like: Tensor) -> ModuleType:
 
 def _arrays(*tensors: Tensor) -> list[Any]:
     return [tensor.detach().contiguous().numpy() for tensor in tensors]
-
-
-def _in_blocks(function: Callable[..., None], batch_size: int, *arguments: Any) -> None:
-    """Share the sequences of a batch among as many threads as torch has."""
-    threads = min(torch.get_num_threads(), batch_size)
-    if threads == 1:
-        function(0, batch_size, *arguments)
-        return
-    bounds = [batch_size * part // threads for part in range(threads + 1)]
-    parts = list(pairwise(bounds))
-    waiting = [_pool(threads).submit(function, *part, *arguments) for part in parts[1:]]
-    function(*parts[0], *arguments)
-    for part in waiting:
-        part.result()
-
-
-@cache
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="ntm")
