@@ -17,6 +17,7 @@ SMALL = [
     "validate_every=96",
     "evaluation.lengths=[3,6]",
     "evaluation.sequences=4",
+    "callbacks.pictures_every=null",
 ]
 """A run of five validations in about two seconds."""
 

@@ -153,9 +153,9 @@ class TestTypes:
             (list[str | int], ["a", 1], True),
             (tuple[int, int], [1, 2], True),
             (tuple[int, int], [1, "b"], False),
-            (Any, object(), True),
+            (Any, 2j, True),
             (Thing, 3, False),
-            (Thing, Thing(1), True),
+            pytest.param(Thing, Thing(1), True, id="Thing-a thing-True"),
         ],
         ids=str,
     )

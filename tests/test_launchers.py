@@ -20,7 +20,6 @@ from ntm import command, launchers
 LONGER = [
     *SMALL,
     "sequences=1920",
-    "callbacks.pictures_every=null",
     "optimizer.clip_norm=null",
     "optimizer.clip_factor=null",
 ]

@@ -24,8 +24,7 @@ from ntm.locks import Lock
 from ntm.runs import RunFolder
 from ntm.sweeps import Job, duration, numbers
 
-QUICK = [*SMALL, "callbacks.pictures_every=null"]
-LONG = [*QUICK, "sequences=960000"]
+LONG = [*SMALL, "sequences=960000"]
 """A run that does not end while a test lasts."""
 PATH = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
 
@@ -192,14 +191,14 @@ def test_help_says_what_can_be_set(tmp_path):
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of one process, which nobody disturbs."""
     folder = tmp_path_factory.mktemp("untouched")
-    status, out, err = finish(folder, "run_train", "-m", *QUICK, "seed=range(3)")
+    status, out, err = finish(folder, "run_train", "-m", *SMALL, "seed=range(3)")
     assert status == 0, err
     assert states(out) == {f"ntm seed {seed}": "finished" for seed in range(3)}
     return folder
 
 
 def test_one_fails_alone_and_the_same_command_mends_it(untouched, tmp_path):
-    overrides = [*QUICK, faults(tmp_path)]
+    overrides = [*SMALL, faults(tmp_path)]
     (tmp_path / "fail_1").touch()
     process = begin(tmp_path, *overrides, SEEDS="0-2", JOBS="2")
     said = next(line for line in process.stderr if "no luck today" in line)
@@ -235,12 +234,27 @@ def test_one_fails_alone_and_the_same_command_mends_it(untouched, tmp_path):
         assert_same_weights(tmp_path, untouched, seed)
 
 
+def test_under_hydra_too_one_fails_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", PATH)
+    (tmp_path / "fail_0").touch()
+    command = ["run_train", "-m", *SMALL, faults(tmp_path), "sequences=96", "seed=0,1"]
+    status, out, err = finish(tmp_path, *command)
+    assert status == 1, err
+    assert "failed: RuntimeError: no luck today\n" in err
+    assert "failed: ntm seed 0: RuntimeError: no luck today\n" in out
+    assert states(out) == {"ntm seed 0": "failed", "ntm seed 1": "finished"}
+    (tmp_path / "fail_0").unlink()
+    status, out, err = finish(tmp_path, *command)
+    assert status == 0, err
+    assert states(out) == {"ntm seed 0": "finished", "ntm seed 1": "skipped"}
+
+
 def test_a_folder_of_other_settings_is_refused_before_anything_starts(untouched, tmp_path):
     folder = run_folder(tmp_path, 1)
     folder.path.mkdir(parents=True)
     folder.config.write_bytes(run_folder(untouched, 1).config.read_bytes())
     before = written(tmp_path)
-    status, _, err = sweep(tmp_path, *QUICK, "optimizer.lr=0.5", SEEDS="0-2")
+    status, _, err = sweep(tmp_path, *SMALL, "optimizer.lr=0.5", SEEDS="0-2")
     assert status == 2
     assert err.count("\n") == 1
     for word in (str(folder.path.relative_to(tmp_path)), "optimizer.lr", "name=", "overwrite=true"):
@@ -250,15 +264,15 @@ def test_a_folder_of_other_settings_is_refused_before_anything_starts(untouched,
 
 def test_a_held_run_is_left_to_its_holder(run_command, tmp_path, capfd):
     with Lock(run_folder(tmp_path, 0).path):
-        assert run_command("run_train", *QUICK) == 1
+        assert run_command("run_train", *SMALL) == 1
         line = capfd.readouterr().err
         assert line.count("\n") == 1
         for word in ("held: outputs/copy/ntm/seed_0", f"process {os.getpid()}", "since"):
             assert word in line
         assert [path.name for path in run_folder(tmp_path, 0).path.iterdir()] == [".lock.1"]
-        (planned,), _ = sweeps.plan(ROOT / "configs", ["ntm"], [0], QUICK)
+        (planned,), _ = sweeps.plan(ROOT / "configs", ["ntm"], [0], SMALL)
         assert f"is held by process {os.getpid()}" in planned.note
-        status, out, err = finish(tmp_path, "run_train", "-m", *QUICK, "seed=0,1")
+        status, out, err = finish(tmp_path, "run_train", "-m", *SMALL, "seed=0,1")
         assert status == 0
         assert states(out) == {"ntm seed 0": "held", "ntm seed 1": "finished"}
         assert f"process {os.getpid()}" in err
@@ -266,7 +280,7 @@ def test_a_held_run_is_left_to_its_holder(run_command, tmp_path, capfd):
 
 @pytest.mark.slow
 def test_two_sweeps_at_once_train_each_run_once(untouched, tmp_path):
-    overrides = [*QUICK, faults(tmp_path)]
+    overrides = [*SMALL, faults(tmp_path)]
     both = [begin(tmp_path, *overrides, SEEDS="0-2", JOBS="1") for _ in range(2)]
     outs, errs = zip(*(process.communicate(timeout=300) for process in both), strict=True)
     assert [process.returncode for process in both] == [0, 0], errs
@@ -351,7 +365,7 @@ def test_runs_end_when_their_script_is_killed(tmp_path):
 
 def test_a_full_disk_is_said_and_costs_one_interval(untouched, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", PATH)
-    overrides = [*QUICK, faults(tmp_path)]
+    overrides = [*SMALL, faults(tmp_path)]
     (tmp_path / "disk_full").touch()
     status, _, err = finish(tmp_path, "run_train", *overrides)
     assert status == 1
@@ -373,11 +387,11 @@ def test_a_full_disk_is_said_and_costs_one_interval(untouched, tmp_path, monkeyp
 @pytest.mark.slow
 def test_ten_kills_at_random_moments_lose_nothing(untouched, tmp_path):
     """One run, the script alone, and the whole process group, in turn."""
-    status, _, err = finish(untouched, "run_train", "-m", *QUICK, "seed=range(6)")
+    status, _, err = finish(untouched, "run_train", "-m", *SMALL, "seed=range(6)")
     assert status == 0, err
     drawn = random.Random(0)
     variables = {"SEEDS": "0-5", "JOBS": "2"}
-    process = begin(tmp_path, *QUICK, **variables)
+    process = begin(tmp_path, *SMALL, **variables)
     for number in range(10):
         time.sleep(drawn.uniform(0, 14))
         kind = ("run", "script", "group")[number % 3]
@@ -390,9 +404,9 @@ def test_ten_kills_at_random_moments_lose_nothing(untouched, tmp_path):
             os.killpg(process.pid, signal.SIGKILL)
         if kind != "run" or process.poll() is not None:
             process.communicate()
-            process = begin(tmp_path, *QUICK, **variables)
+            process = begin(tmp_path, *SMALL, **variables)
     process.communicate(timeout=300)
-    status, out, err = sweep(tmp_path, *QUICK, **variables)
+    status, out, err = sweep(tmp_path, *SMALL, **variables)
     assert status == 0, err
     assert set(states(out).values()) <= {"finished", "resumed", "skipped"}
     for seed in range(6):
@@ -406,13 +420,13 @@ def test_plans_check_every_configuration_that_is_not_the_same(tmp_path, monkeypa
     """A folder of weights that one seed lacks is found, though the others are alike."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match="init_from must be a run folder"):
-        sweeps.plan(ROOT / "configs", ["ntm"], [0, 1], [*QUICK, "init_from=none/seed_${seed}"])
+        sweeps.plan(ROOT / "configs", ["ntm"], [0, 1], [*SMALL, "init_from=none/seed_${seed}"])
 
 
 def test_runs_of_one_folder_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigurationError, match="a folder of its own, got outputs/x twice"):
-        sweeps.plan(ROOT / "configs", ["ntm"], [0, 1], [*QUICK, "folder=outputs/x"])
+        sweeps.plan(ROOT / "configs", ["ntm"], [0, 1], [*SMALL, "folder=outputs/x"])
 
 
 def test_the_table_tells_what_was_not_reached(tmp_path, capsys):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from runners import SMALL, finish, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 import ntm
@@ -169,7 +170,7 @@ def test_seeds_differ_and_seed_zero_repeats(run_command, tmp_path):
         ["trainer.precision=bf16-mixed"],
         ["trainer.precision=64-true"],
         ["trainer.accumulate_grad_batches=2"],
-        ["logger=none", "callbacks.pictures_every=null"],
+        ["logger=none"],
         ["model.network.initial_memory=learned", "model.network.initial_weighting=learned"],
         ["model.network.num_read_heads=2", "model.network.read_first=false"],
         ["trainer.callbacks=[{_target_:pytorch_lightning.callbacks.LearningRateMonitor}]"],
@@ -181,6 +182,17 @@ def test_settings_train_to_a_finished_run(overrides, run_command, tmp_path):
     assert run_command("run_train", *small, "sequences=96", *overrides) == 0
     (path,) = tmp_path.glob("outputs/copy/*/seed_0")
     assert result(path)["status"] == "finished"
+
+
+def test_pictures_are_drawn_as_training_goes_on(run_command, tmp_path):
+    assert run_command("run_train", *SMALL, "callbacks.pictures_every=192") == 0
+    (path,) = tmp_path.glob("outputs/copy/*/seed_0")
+    events = EventAccumulator(str(path), {"images": 0}).Reload()
+    assert events.Tags()["images"] == ["answer", "inside"]
+    for tag in ("answer", "inside"):
+        shown = events.Images(tag)
+        assert [image.step for image in shown] == [96, 288, 480]
+        assert all(image.width > 100 and image.height > 100 for image in shown)
 
 
 def test_fast_dev_run_leaves_no_folder(run_command, tmp_path):

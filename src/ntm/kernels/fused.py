@@ -179,15 +179,15 @@ def _differentiate(
                 made = operator(*arguments)
             ctx.set_materialize_grads(False)
             ctx.mark_non_differentiable(*made[outputs:])
+            ctx.zero = made[0].new_zeros(())
             ctx.shapes = [output.shape for output in made[:outputs]]
             save(ctx, arguments, made)
             return made
 
         @staticmethod
         def backward(ctx: Any, *derivatives: Any) -> Any:
-            given = next(d for d in derivatives if d is not None)
             whole = (
-                given.new_zeros(shape) if d is None else d
+                ctx.zero.expand(shape) if d is None else d
                 for d, shape in zip(derivatives, ctx.shapes, strict=False)
             )
             return backward(ctx, *whole)
