@@ -276,8 +276,8 @@ def arguments_of(name: str, dtype: torch.dtype) -> tuple:
     layout = [1, 1, 3, 1, 1, 1]
     start = (leaf(B, M, N), weightings(), leaf(B, M))
     if name == "lstm_loop":
-        weights = leaf(T, B, 4 * H), leaf(4 * H, H), leaf(4 * H, M), leaf(P, H), leaf(P)
-        return (*weights, leaf(B, H), leaf(B, H), *start, layout, NORM_FLOOR, True)
+        weights = leaf(4 * H, 2 + M), leaf(4 * H, H), leaf(4 * H), leaf(4 * H), leaf(P, H), leaf(P)
+        return (leaf(T, B, 2), *weights, leaf(B, H), leaf(B, H), *start, layout, NORM_FLOOR, True)
     if name == "feedforward_loop":
         weights = leaf(T, B, H), leaf(H, M), leaf(L, H, H), leaf(L, H), 1, leaf(P, H), leaf(P)
         return (*weights, *start, layout, NORM_FLOOR, True)

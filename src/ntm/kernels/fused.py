@@ -50,12 +50,9 @@ def lstm_loop(
 
     """
     memory, weightings, reads, hidden, cell = state
-    size = inputs.shape[-1]
-    gates = F.linear(inputs, weights[0][:, :size], weights[2] + weights[3])
     outputs = torch.ops.ntm.lstm_loop(
-        gates,
-        weights[1],
-        weights[0][:, size:],
+        inputs,
+        *weights,
         *emit,
         hidden,
         cell,
@@ -203,9 +200,11 @@ def _differentiate(
 
 @_operator("lstm_loop")
 def _lstm_loop(
-    gates: Tensor,
+    inputs: Tensor,
+    by_seen: Tensor,
     by_hidden: Tensor,
-    by_reads: Tensor,
+    bias_seen: Tensor,
+    bias_hidden: Tensor,
     emit: Tensor,
     bias: Tensor,
     hidden0: Tensor,
@@ -217,15 +216,15 @@ def _lstm_loop(
     norm_floor: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    T, B, _ = gates.shape
-    gates = _own(gates)
+    T, B, size = inputs.shape
+    gates = F.linear(inputs, by_seen[:, :size], bias_seen + bias_hidden)
     hidden, cells = (gates.new_empty(T, B, hidden0.shape[1]) for _ in range(2))
     raw, memories, ws, reads, memory = _room(gates, bias, memory0, w0, reads0, T, keep)
     in_parts(
         _kernels("lstm", gates).lstm_forward,
         B,
         *_common(layout, norm_floor, gates),
-        *_arrays(gates, by_hidden.t(), by_reads.t(), emit.t(), bias),
+        *_arrays(gates, by_hidden.t(), by_seen[:, size:].t(), emit.t(), bias),
         *_arrays(hidden0, cell0, memory0, w0, reads0),
         *_arrays(hidden, cells, raw, memories, ws, reads, memory),
     )
@@ -234,35 +233,42 @@ def _lstm_loop(
 
 @torch.library.register_fake("ntm::lstm_loop")
 def _(  # type: ignore[no-untyped-def]
-    gates, by_hidden, by_reads, emit, bias, hidden0, cell0, memory0, w0, reads0, layout, floor, keep
-):
+    inputs, by_seen, by_hidden, bias_seen, bias_hidden, emit, bias,
+    hidden0, cell0, memory0, w0, reads0, layout, floor, keep,
+):  # fmt: skip
+    gates = inputs.new_empty(*inputs.shape[:2], by_seen.shape[0])
     hidden = gates.new_empty(*gates.shape[:2], hidden0.shape[1])
     raw, memories, ws, reads, memory = _room(gates, bias, memory0, w0, reads0, len(gates), keep)
     ends = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in (w0, cell0))
-    kept = torch.empty_like(gates), torch.empty_like(hidden), raw, memories, ws
-    return (hidden, reads, memory, *ends, *kept)
+    return (hidden, reads, memory, *ends, gates, torch.empty_like(hidden), raw, memories, ws)
 
 
 def _save_lstm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, by_hidden, by_reads, emit, _, hidden0, cell0, _, w0, reads0, ctx.layout, ctx.floor, _ = (
-        inputs
-    )
+    seen, by_seen, by_hidden, _, _, emit, _, hidden0, cell0, _, w0, reads0, *settings, _ = inputs
+    ctx.layout, ctx.floor = settings
     hidden, reads, _, _, _, *kept = output
     ctx.save_for_backward(
-        by_hidden, by_reads, emit, hidden0, cell0, w0, reads0, hidden, reads, *kept
+        seen, by_seen, by_hidden, emit, hidden0, cell0, w0, reads0, hidden, reads, *kept
     )
 
 
 def _lstm_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
-    by_hidden, by_reads, emit, hidden0, cell0, w0, reads0, hidden, reads, *kept = ctx.saved_tensors
-    dgates, draw, dhidden0, dcell0, dmemory0, dw0, dreads0 = torch.ops.ntm.lstm_loop_backward(
-        *derivatives, by_hidden, by_reads, emit, cell0, w0, *kept, ctx.layout, ctx.floor
+    inputs, by_seen, by_hidden, emit, hidden0, cell0, w0, reads0, hidden, reads, *kept = (
+        ctx.saved_tensors
     )
-    by_gate = dgates.flatten(0, 1).t()
+    size = inputs.shape[2]
+    dgates, draw, dhidden0, dcell0, dmemory0, dw0, dreads0 = torch.ops.ntm.lstm_loop_backward(
+        *derivatives, by_hidden, by_seen[:, size:], emit, cell0, w0, *kept, ctx.layout, ctx.floor
+    )
+    flat = dgates.flatten(0, 1)
+    seen = torch.cat([inputs.flatten(0, 1), _before(reads0, reads)], 1)
+    dbias = flat.sum(0)
     return (
-        dgates,
-        by_gate @ _before(hidden0, hidden),
-        by_gate @ _before(reads0, reads),
+        dgates @ by_seen[:, :size] if ctx.needs_input_grad[0] else None,
+        flat.t() @ seen,
+        flat.t() @ _before(hidden0, hidden),
+        dbias,
+        dbias,
         *_emit_gradients(draw, hidden),
         dhidden0,
         dcell0,
