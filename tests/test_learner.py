@@ -83,8 +83,42 @@ def plain_loss(logits: torch.Tensor, batch: Batch) -> tuple[float, int]:
     return nats, bits
 
 
+class Held:
+    """A penalty of 3 for the first sequence, 1 for every other, times the network's one weight."""
+
+    def __init__(self, until: float) -> None:
+        self.until = until
+
+    def __call__(self, net: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weight = next(net.parameters()).sum()
+        return net(inputs)[0], weight * torch.tensor([3.0] + [1.0] * (inputs.shape[1] - 1))
+
+
 @pytest.mark.parametrize("name", ["ntm", "lstm"])
 class TestBothNetworks:
+    @pytest.mark.parametrize(("until", "held"), [(0.0, []), (0.5, [0]), (1.0, [0, 1])])
+    def test_a_penalty_is_added_until_its_share_of_the_budget(self, name, until, held):
+        added = []
+
+        class Learning(Learner):
+            def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+                loss = super().training_step(batch, batch_idx)
+                nats, bits = plain_loss(self(batch.inputs), batch)
+                weight = next(self.network.parameters()).sum().item()
+                added.append((loss.item() - nats / bits, weight * (3 + 1 + 1 + 1) / 4))
+                return loss
+
+        fit(Learning(network(name), partial(torch.optim.SGD, lr=0.0), penalty=Held(until)), data())
+        assert len(added) == 2
+        for step, (more, whole) in enumerate(added):
+            assert more == pytest.approx(whole if step in held else 0.0, abs=1e-5)
+
+    def test_what_is_measured_is_the_loss_without_a_penalty(self, name):
+        still = partial(torch.optim.SGD, lr=0.0)
+        plain = fit(Learner(network(name), still), data()).callback_metrics
+        held = fit(Learner(network(name), still, penalty=Held(1.0)), data()).callback_metrics
+        assert held == plain
+
     def test_loss_is_cross_entropy_per_target_bit(self, name):
         learner, alone = Learner(network(name), SGD), Processes()
         learner.trainer = alone

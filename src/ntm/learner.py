@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -16,6 +16,16 @@ from ntm.checks import check_choice
 from ntm.metrics import Counts, SequenceMetrics, count
 from ntm.optimizers import DECAYS
 from ntm.tasks import Batch
+
+
+class Penalty(Protocol):
+    """What is held against a network at first, beside its errors."""
+
+    until: float
+
+    def __call__(self, network: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and penalties of any shape."""
+        ...
 
 
 class Learner(pl.LightningModule):
@@ -32,6 +42,9 @@ class Learner(pl.LightningModule):
             sequence would otherwise undo what was learned. The multiple grows as the learning rate
             falls, for what a step can undo falls with it, and hard sequences are what is left to
             learn from.
+        penalty: What is added to the loss at first: maps the network and inputs to logits and a
+            penalty for each of any number of things, whose mean is added while less than
+            ``penalty.until`` of the budget is spent; null for none.
 
     Raises:
         ValueError: An argument is out of range; the message begins with its name.
@@ -46,6 +59,7 @@ class Learner(pl.LightningModule):
         clip_value: float | None = None,
         clip_norm: float | None = None,
         clip_factor: float | None = None,
+        penalty: Penalty | None = None,
     ) -> None:
         super().__init__()
         check_choice("decay", decay, DECAYS)
@@ -59,6 +73,7 @@ class Learner(pl.LightningModule):
         self.clip_value = clip_value
         self.clip_norm = clip_norm
         self.clip_factor = clip_factor
+        self.penalty = penalty
         self.average_norm: Tensor
         self.register_buffer("average_norm", torch.tensor(0.0))
         self.train_metrics = SequenceMetrics()
@@ -72,16 +87,18 @@ class Learner(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a training batch."""
-        nats, _, bits = self._common_step(batch, self.train_metrics)
-        return self._loss(nats, bits)
+        if self.penalty is None or self._spent() >= self.penalty.until:
+            return self._loss(self(batch.inputs), batch)
+        logits, penalties = self.penalty(self.network, batch.inputs)
+        return self._loss(logits, batch) + self._mean(penalties, torch.ones_like(penalties))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """Count a validation batch; gives what was counted, for whoever counts differently."""
-        return self._common_step(batch, self.val_metrics)
+        return self._count(self(batch.inputs), batch, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a test batch."""
-        self._common_step(batch, self.test_metrics)
+        self._count(self(batch.inputs), batch, self.test_metrics)
 
     def on_validation_epoch_end(self) -> None:
         """Name the metrics of the interval that ends here."""
@@ -96,10 +113,7 @@ class Learner(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser, and its learning rate falling to the end of the budget."""
         optimizer = self.algorithm(self.parameters())
-        # Lightning's own estimate takes every epoch for as long as the first.
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        steps = data.batches / self.trainer.accumulate_grad_batches
-        decay = DECAYS[self.decay]
+        decay, steps = DECAYS[self.decay], self._steps()
         schedule = LambdaLR(optimizer, lambda step: decay(min(step / steps, 1.0)))
         return {
             "optimizer": optimizer,
@@ -135,20 +149,35 @@ class Learner(pl.LightningModule):
         self.average_norm.copy_(torch.where(torch.isfinite(norm), after, average))
         return limit
 
-    def _common_step(self, batch: Batch, metrics: SequenceMetrics) -> Counts:
-        counts = count(self(batch.inputs), batch)
+    def _steps(self) -> float:
+        """Updates that the budget is worth."""
+        # Lightning's own estimate takes every epoch for as long as the first.
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data.batches / self.trainer.accumulate_grad_batches
+
+    def _spent(self) -> float:
+        """Share of the budget that is spent."""
+        return self.trainer.global_step / self._steps()
+
+    def _count(self, logits: Tensor, batch: Batch, metrics: SequenceMetrics) -> Counts:
+        counts = count(logits, batch)
         metrics.update(*(part.detach() for part in counts))
         return counts
 
-    def _loss(self, nats: Tensor, bits: Tensor) -> Tensor:
-        """Cross-entropy per target bit of the whole batch, on however many devices it lies.
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy per target bit of the whole batch, which is counted."""
+        nats, _, bits = self._count(logits, batch, self.train_metrics)
+        return self._mean(nats, bits)
+
+    def _mean(self, values: Tensor, numbers: Tensor) -> Tensor:
+        """Sum of values over sum of numbers, on however many devices they lie.
 
         Devices average their gradients, so each one's share is scaled up by their number.
         """
         if self.trainer.world_size == 1:
-            return nats.sum() / bits.sum()
-        total = self.trainer.strategy.reduce(bits.sum(), reduce_op="sum")
-        return nats.sum() * self.trainer.world_size / total
+            return values.sum() / numbers.sum()
+        total = self.trainer.strategy.reduce(numbers.sum(), reduce_op="sum")
+        return values.sum() * self.trainer.world_size / total
 
     def _log(self, stage: str, metrics: SequenceMetrics) -> None:
         values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}

@@ -289,6 +289,7 @@ def _where_it_stands(folder: RunFolder, config: DictConfig) -> tuple[Path | None
 def _learner(network: nn.Module, config: DictConfig) -> Learner:
     optimizer = config.optimizer
     algorithm = build(optimizer.algorithm, "optimizer.algorithm")
+    penalty = build(config.model.get("penalty"), "model.penalty")
     try:
         learner = Learner(
             network,
@@ -297,6 +298,7 @@ def _learner(network: nn.Module, config: DictConfig) -> Learner:
             optimizer.clip_value,
             optimizer.clip_norm,
             optimizer.clip_factor,
+            penalty,
         )
     except ValueError as error:
         raise ConfigurationError(f"optimizer.{one_line(error)}") from error

@@ -2,5 +2,13 @@
 
 from ntm.machine.controllers import FeedforwardController, LSTMController
 from ntm.machine.ntm import NTM, NTMState, Trace
+from ntm.machine.penalty import SharpeningPenalty
 
-__all__ = ["NTM", "FeedforwardController", "LSTMController", "NTMState", "Trace"]
+__all__ = [
+    "NTM",
+    "FeedforwardController",
+    "LSTMController",
+    "NTMState",
+    "SharpeningPenalty",
+    "Trace",
+]

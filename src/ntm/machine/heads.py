@@ -48,6 +48,12 @@ class HeadLayout(NamedTuple):
         """Length of the vector that holds all emissions of one step."""
         return self.num_heads * sum(self.address_sizes) + 2 * self.num_write_heads * self.word_size
 
+    @property
+    def sharpening_places(self) -> list[int]:
+        """Where γ of each head stands in that vector."""
+        each = sum(self.address_sizes)
+        return [each * (head + 1) - 1 for head in range(self.num_heads)]
+
 
 class Emissions(NamedTuple):
     """What all heads emit in one step. Read heads come first along the axis of R+W."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ntm.checks import check_at_least, check_choice, check_inputs
@@ -290,14 +291,21 @@ class NTM(nn.Module):
 
     def forward(self, inputs: Tensor, state: NTMState | None = None) -> tuple[Tensor, NTMState]:
         """Run over whole sequences; see the class for shapes."""
-        inputs, state = self._enter(inputs, state)
+        hidden, reads, state = self._run(*self._enter(inputs, state))
+        return self._leave(self._logits(hidden, reads)), state
+
+    def with_sharpening(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of sequences that start afresh, and γ (G14 eq. 9) of every step, (T, B, R+W)."""
+        hidden, reads, _ = self._run(*self._enter(inputs, None))
+        raw = self._emit(hidden)[..., self.layout.sharpening_places]
+        return self._leave(self._logits(hidden, reads)), 1 + F.softplus(raw)
+
+    def _run(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
+        """Outputs of the controller and reads of all steps, time-major, and the state after."""
         loop = getattr(self, f"_{self.engine_for(inputs.device, inputs.dtype)}_loop")
         if self.segment is None or not torch.is_grad_enabled():
-            hidden, reads, state = loop(inputs, state)
-        else:
-            hidden, reads, state = _in_segments(loop, inputs, state, self.segment)
-        logits = self._logits(hidden, reads)
-        return (logits.transpose(0, 1) if self.batch_first else logits), state
+            return loop(inputs, state)
+        return _in_segments(loop, inputs, state, self.segment)
 
     def engine_for(self, device: torch.device | str, dtype: torch.dtype) -> str:
         """The engine that runs the time loop on a device, in a precision.
@@ -453,6 +461,10 @@ class NTM(nn.Module):
 
     def _logits(self, hidden: Tensor, reads: Tensor) -> Tensor:
         return self.output(torch.cat([hidden, reads.to(hidden.dtype)], dim=-1))
+
+    def _leave(self, logits: Tensor) -> Tensor:
+        """Logits as the caller's inputs lay."""
+        return logits.transpose(0, 1) if self.batch_first else logits
 
 
 def _in_segments(
