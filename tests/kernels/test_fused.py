@@ -88,8 +88,8 @@ def test_more_of_the_grid_agrees(controller):
 
 @pytest.mark.slow
 @pytest.mark.xfail(
-    reason="a known defect: without shifts, over words of one element, weightings that were "
-    "sharpened 21 times are off by up to 1e-4, in one or two sizes of 150"
+    reason="a known defect: without shifts, over words of one element, 21 sharpenings of two nearly "
+    "equal weights enlarge what one step rounds by up to 1e-4, in two of these 750 machines"
 )
 @EVERY_CONTROLLER
 def test_more_of_the_grid_agrees_in_single_precision(controller):
