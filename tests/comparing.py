@@ -41,16 +41,13 @@ class Accumulator(nn.Module):
 learned_lstm = partial(LSTMController, hidden_size=11, initial_state="learned")
 WHOLE: dict[str, Callable[..., nn.Module]] = {
     "lstm": learned_lstm,
+    "lstm x2": partial(learned_lstm, num_layers=2),
     "feedforward": partial(FeedforwardController, hidden_size=11),
     "feedforward x3": partial(FeedforwardController, hidden_size=11, num_layers=3),
 }
 """Controllers that are part of the compiled function."""
-STEPPED: dict[str, Callable[..., nn.Module]] = {
-    "lstm x2": partial(learned_lstm, num_layers=2),
-    "own": Accumulator,
-}
-"""Controllers that drive the compiled memory step by step."""
-CONTROLLERS = WHOLE | STEPPED
+CONTROLLERS = WHOLE | {"own": Accumulator}
+"""With one that drives the compiled memory step by step."""
 
 
 def machine(sizes: Sizes, controller: str | Callable[..., nn.Module] = "lstm", **arguments) -> NTM:
@@ -136,15 +133,32 @@ def assert_single_agrees(net: NTM, inputs: Tensor, engine: str = "fused") -> Non
     Leaves the machine in float64.
     """
     inputs = inputs.float()
-    own, value = outcome(net, "reference", inputs), outcome(net, engine, inputs)
-    nearby = [outcome(_moved(net, seed), "reference", inputs) for seed in range(3)]
+    value, single = outcome(net, engine, inputs), copy.deepcopy(net)
     truth = outcome(net.double(), "reference", inputs.double())
+    bounds = None
     for half, expected in enumerate(truth):
         assert expected.keys() == value[half].keys()
         for name, exact in expected.items():
             assert value[half][name].dtype == torch.float32, name
-            by_reference = max(error(run[half][name], exact) for run in (own, *nearby))
-            assert error(value[half][name], exact) <= max(1e-5, 2 * by_reference), name
+            off = error(value[half][name], exact)
+            if not off <= 1e-5:
+                bounds = bounds or _errors_of_the_reference(single, inputs, truth)
+                assert off <= 2 * bounds[half][name], name
+
+
+def _errors_of_the_reference(
+    net: NTM, inputs: Tensor, truth: tuple[Outcome, Outcome]
+) -> list[dict[str, float]]:
+    """Largest error of the float32 reference, on the weights themselves and on their neighbours."""
+    nets = [net, *(_moved(net, seed) for seed in range(8))]
+    runs = [outcome(one, "reference", inputs) for one in nets]
+    return [
+        {
+            name: max(error(run[half][name], exact) for run in runs)
+            for name, exact in expected.items()
+        }
+        for half, expected in enumerate(truth)
+    ]
 
 
 def _moved(net: NTM, seed: int) -> NTM:

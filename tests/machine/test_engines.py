@@ -42,7 +42,7 @@ EVERY_ENGINE = pytest.mark.parametrize(
         ({"controller": FeedforwardController}, "whole sequences at once"),
         (
             {"controller": functools.partial(LSTMController, num_layers=2)},
-            "step by step: the LSTM controller has more than one layer",
+            "whole sequences at once",
         ),
         (
             {"controller": functools.partial(LSTMController, dropout=0.5)},

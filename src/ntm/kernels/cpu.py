@@ -27,7 +27,9 @@ from ntm.kernels.compiling import cached
 from ntm.kernels.conventions import RELU, SIGMOID, STRIDE, TANH
 from ntm.kernels.numerics import exp, in_order, log, ordered, sigmoid, softplus, tanh
 
-SAFE = {"contract", "nsz", "arcp", "reassoc"}  # nothing that assumes finite numbers
+# Nothing that assumes finite numbers, and no reciprocals for quotients: whole vectors would be
+# divided in another way than the rest, and sharpening enlarges what makes equal weights differ.
+SAFE = {"contract", "nsz", "reassoc"}
 KEEP = cached()
 BLOCK = 4
 """Sequences that share a product with the controller's weights."""
@@ -64,6 +66,13 @@ def _copy_rows(source, target):
     """The same for a matrix."""
     for m in range(source.shape[0]):
         _copy(source[m], target[m])
+
+
+@inlined
+def _add(source, target):
+    """Target += source, element by element."""
+    for j in range(source.size):
+        target[j] += source[j]
 
 
 @inlined
@@ -214,7 +223,7 @@ def _norms(memory, least, squares, norms):
 @inlined
 def _address(
     memory, norms, least, previous, key, strength, gate, shift, gamma,
-    similarity, content, ring, shifted, powers, w,
+    unit, similarity, content, ring, shifted, powers, w,
 ):  # fmt: skip
     """One head's weighting, G14 eq. 5 to 9; fills every array after gamma.
 
@@ -230,10 +239,13 @@ def _address(
     for m in range(M):
         square += key[m] * key[m]
     key_norm = np.sqrt(least if square < least else square)
+    # Kept, or LLVM would divide after the product: words of one element would not give ±1.
+    for m in range(M):
+        unit[m] = key[m] / key_norm
     for n in range(N):
         similarity[n] = zero
     for m in range(M):
-        row, scale = memory[m], key[m] / key_norm
+        row, scale = memory[m], unit[m]
         for n in range(N):
             similarity[n] += scale * row[n]
     top = ordered(strength * similarity[0] / norms[0])
@@ -283,7 +295,7 @@ def _address(
 @inlined
 def _address_back(
     memory, norms, squares, least, previous, key, strength, gate, shift, gamma,
-    similarity, content, ring, shifted, powers, w,
+    unit, similarity, content, ring, shifted, powers, w,
     key_norm, peak, total_power,
     dw, dring, dmemory, dprevious, dkey, dshift,
 ):  # fmt: skip
@@ -341,26 +353,25 @@ def _address_back(
         dstrength += content[n] * (dw[n] - inner) * similarity[n]
     for n in range(N):
         dw[n] = strength * content[n] * (dw[n] - inner)
-    # eq. 6, with dw turned into the derivative of the product of key and location
-    dkey_norm = zero
-    for n in range(N):
-        dkey_norm -= dw[n] * similarity[n]
-    dkey_norm /= key_norm
+    # eq. 6, with dw turned into the derivative of the product of the key's direction and location
     for n in range(N):
         # by the location's length, as a factor on its elements
         ring[n] = zero if squares[n] < least else -dw[n] * similarity[n] / (norms[n] * norms[n])
-        dw[n] /= norms[n] * key_norm
-    square = zero
+        dw[n] /= norms[n]
+    square, along = zero, zero
     for m in range(M):
-        square += key[m] * key[m]
-    by_length = zero if square < least else dkey_norm / key_norm
-    for m in range(M):
-        row, drow, k, total = memory[m], dmemory[m], key[m], zero
+        row, drow, k, total = memory[m], dmemory[m], unit[m], zero
         for n in range(N):
             total += dw[n] * row[n]
         for n in range(N):
             drow[n] += k * dw[n] + ring[n] * row[n]
-        dkey[m] = total + by_length * key[m]
+        dkey[m] = total
+    for m in range(M):
+        square += key[m] * key[m]
+        along += dkey[m] * unit[m]
+    along = zero if square < least else along
+    for m in range(M):
+        dkey[m] = (dkey[m] - along * unit[m]) / key_norm
     return dstrength, dgate, dgamma
 
 
@@ -485,14 +496,15 @@ def _step(raw, R, W, shifts, key_code, add_code, read_first, least, memory, prev
     key, strength, gate, shift, gamma, erase, add = heads
     _decode(raw, K, W, M, shifts, key_code, add_code,
             key, strength, gate, shift, gamma, erase, add)  # fmt: skip
-    squares, norms, similarity, content, shifted, powers, ring = lines
+    squares, norms, unit, similarity, content, shifted, powers, ring = lines
     for written in range(1 if read_first else 2):
         first, last = _heads_at(written, read_first, R, K)
         seen = after if written else memory
         _norms(seen, least, squares, norms)
         for k in range(first, last):
             _address(seen, norms, least, previous[k], key[k], strength[k], gate[k], shift[k],
-                     gamma[k], similarity, content, ring, shifted, powers, w[k])  # fmt: skip
+                     gamma[k], unit, similarity, content, ring, shifted, powers,
+                     w[k])  # fmt: skip
         if first == 0:
             _read(seen, w[:R], reads)
         if not written:
@@ -513,14 +525,14 @@ def _head_back(memory, norms, squares, least, previous, k, heads, lines, out, dw
     """Address again, then backward through it."""
     key, strength, gate, shift, gamma, _, _ = heads
     dkey, dstrength, dgate, dshift, dgamma, _, _ = dheads
-    _, _, similarity, content, shifted, powers, ring = lines
+    _, _, unit, similarity, content, shifted, powers, ring = lines
     key_norm, peak, total = _address(
         memory, norms, least, previous[k], key[k], strength[k], gate[k], shift[k], gamma[k],
-        similarity, content, ring, shifted, powers, out,
+        unit, similarity, content, ring, shifted, powers, out,
     )  # fmt: skip
     by_strength, by_gate, by_gamma = _address_back(
         memory, norms, squares, least, previous[k], key[k], strength[k], gate[k], shift[k],
-        gamma[k], similarity, content, ring, shifted, powers, out, key_norm, peak, total,
+        gamma[k], unit, similarity, content, ring, shifted, powers, out, key_norm, peak, total,
         dw[k], dring, dmemory, dprevious[k], dkey[k], dshift[k],
     )  # fmt: skip
     dstrength[k], dgate[k], dgamma[k] = by_strength, by_gate, by_gamma
@@ -559,11 +571,12 @@ def _step_back(raw, R, W, shifts, key_code, add_code, read_first, least, memory,
 
 
 @inlined
-def _lines(N, shifts, like):
-    """Scratch of one sequence, one number a location."""
+def _lines(M, N, shifts, like):
+    """Scratch of one head: the key's direction, and one number a location."""
     return (
         np.empty(N, like.dtype),
         np.empty(N, like.dtype),
+        np.empty(M, like.dtype),
         np.empty(N, like.dtype),
         np.empty(N, like.dtype),
         np.empty(N, like.dtype),
@@ -644,8 +657,7 @@ def _heads_backward(t, first, last, layout, least, w0, raw, memories, ws, dreads
         _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
                         heads, stretch)  # fmt: skip
     for b in range(first, last):
-        for j in range(dreads.shape[2]):
-            dreads[t, b, j] += dreads_last[b, j]
+        _add(dreads_last[b], dreads[t, b])
         _zero(dreads_last[b])
         _step_back(raw[t, b], R, W, shifts, key_code, add_code, read_first, least,
                    stretch[b - first, place], stretch[b - first, place + 1],
@@ -662,7 +674,7 @@ def _scratch_back(R, W, M, N, shifts, rows, like):
     return (
         _heads(R + W, W, M, shifts, like),
         _heads(R + W, W, M, shifts, like),
-        _lines(N, shifts, like),
+        _lines(M, N, shifts, like),
         np.empty(N, like.dtype),
         np.empty(N + shifts, like.dtype),
         np.empty((M, N), like.dtype),
@@ -672,60 +684,75 @@ def _scratch_back(R, W, M, N, shifts, rows, like):
 
 
 @compiled
-def lstm_forward(begin, end, layout, least, gates, by_hidden, by_reads, emit, bias,
-                 hidden0, cell0, memory0, w0, reads0,
+def lstm_forward(begin, end, layout, least, gates, by_hidden, by_reads, by_below, biases, emit,
+                 bias, hidden0, cell0, memory0, w0, reads0,
                  hidden, cells, raw, memories, ws, reads, memory):  # fmt: skip
-    """Run sequences begin … end of a batch with a one-layer LSTM as controller.
+    """Run sequences begin … end of a batch with an LSTM of L layers as controller.
 
     Arguments:
         layout: R, W, shifts, key and add activation, read_first.
-        gates: The input's part of the gates and their bias, (T, B, 4H); becomes their values.
-        by_hidden, by_reads, emit: Weights, (H, 4H), (R·M, 4H), (H, P); bias: (P,).
-        hidden0 … reads0: The state before; (B, H), (B, H), (B, M, N), (B, K, N), (B, R·M).
-        hidden, cells, raw, ws, reads: Filled for every step, (T, B, …).
+        gates: Of the layers, (L, T, B, 4H). Those of the first come as the input's part and its
+            bias; all become the gates' values.
+        by_hidden: Each layer's weight on its own output before, (L, H, 4H).
+        by_reads: The first layer's weight on the reads, (R·M, 4H).
+        by_below, biases: Of the other layers, (L − 1, H, 4H) and (L − 1, 4H).
+        emit, bias: Of the emissions, (H, P) and (P,).
+        hidden0 … reads0: The state before; (L, B, H), (L, B, H), (B, M, N), (B, K, N), (B, R·M).
+        hidden, cells: Filled for every layer and step, (L, T, B, H).
+        raw, ws, reads: Filled for every step, (T, B, …).
         memories: Filled with the memory before every STRIDE-th step.
         memory: Filled with the memory after the last step, (B, M, N).
 
     """
-    T = gates.shape[0]
+    L, T = gates.shape[0], gates.shape[1]
     R, W, shifts, _, _, _ = layout
     M, N = memory0.shape[1], memory0.shape[2]
     heads = _heads(R + W, W, M, shifts, gates)
-    lines = _lines(N, shifts, gates)
+    lines = _lines(M, N, shifts, gates)
     spare = np.empty((M, N), gates.dtype)
     for first in range(begin, end, BLOCK):
         last = min(first + BLOCK, end)
         for t in range(T):
-            before = hidden0[first:last] if t == 0 else hidden[t - 1, first:last]
             seen = reads0[first:last] if t == 0 else reads[t - 1, first:last]
-            _multiply(before, by_hidden, gates[t, first:last])
-            _multiply(seen, by_reads, gates[t, first:last])
+            for layer in range(L):
+                before = hidden0[layer] if t == 0 else hidden[layer, t - 1]
+                cell = cell0[layer] if t == 0 else cells[layer, t - 1]
+                sums = gates[layer, t]
+                if layer > 0:
+                    for b in range(first, last):
+                        _copy(biases[layer - 1], sums[b])
+                _multiply(before[first:last], by_hidden[layer], sums[first:last])
+                if layer == 0:
+                    _multiply(seen, by_reads, sums[first:last])
+                else:
+                    below = hidden[layer - 1, t]
+                    _multiply(below[first:last], by_below[layer - 1], sums[first:last])
+                for b in range(first, last):
+                    _cell(sums[b], cell[b], cells[layer, t, b], hidden[layer, t, b])
             for b in range(first, last):
-                _cell(
-                    gates[t, b], cell0[b] if t == 0 else cells[t - 1, b], cells[t, b], hidden[t, b]
-                )
                 _copy(bias, raw[t, b])
-            _multiply(hidden[t, first:last], emit, raw[t, first:last])
+            _multiply(hidden[L - 1, t, first:last], emit, raw[t, first:last])
             _heads_forward(t, first, last, layout, least, memory0, w0, raw, memories, ws, reads,
                            memory, heads, lines, spare)  # fmt: skip
 
 
 @compiled
-def lstm_backward(begin, end, layout, least, gates, from_gates, from_reads, from_raw,
+def lstm_backward(begin, end, layout, least, gates, from_gates, from_reads, from_below, from_raw,
                   cell0, w0, cells, raw, memories, ws,
                   dhidden, dreads, dmemory, dw, dreads_last, dhidden_last, dcell,
                   dgates, draw):  # fmt: skip
     """Derivatives of `lstm_forward` for sequences begin … end.
 
     Arguments:
-        from_gates, from_reads, from_raw: Weights, (4H, H), (4H, R·M), (P, H).
-        dhidden, dreads: Of the outputs, (T, B, H) and (T, B, R·M); used up.
+        from_gates, from_reads: Weights, (L, 4H, H) and (4H, R·M).
+        from_below, from_raw: Weights, (L − 1, 4H, H) and (P, H).
+        dhidden, dreads: Of the outputs, (T, B, H) and (T, B, R·M); the latter are used up.
         dmemory, dw, dreads_last, dhidden_last, dcell: Of the state after the last step; become
             those of the state before the first.
-        dgates, draw: Filled, (T, B, 4H) and (T, B, P).
+        dgates, draw: Filled, (L, T, B, 4H) and (T, B, P).
 
     """
-    T = gates.shape[0]
+    L, T = gates.shape[0], gates.shape[1]
     R, W, shifts, _, _, _ = layout
     M, N = dmemory.shape[1], dmemory.shape[2]
     scratch = _scratch_back(R, W, M, N, shifts, min(BLOCK, end - begin), gates)
@@ -735,15 +762,20 @@ def lstm_backward(begin, end, layout, least, gates, from_gates, from_reads, from
             _heads_backward(t, first, last, layout, least, w0, raw, memories, ws, dreads,
                             dreads_last, dmemory, dw, draw, scratch)  # fmt: skip
             for b in range(first, last):
-                for j in range(dhidden.shape[2]):
-                    dhidden[t, b, j] += dhidden_last[b, j]
-            _multiply(draw[t, first:last], from_raw, dhidden[t, first:last])
-            for b in range(first, last):
-                _cell_back(gates[t, b], cell0[b] if t == 0 else cells[t - 1, b], cells[t, b],
-                           dhidden[t, b], dcell[b], dgates[t, b])  # fmt: skip
-                _zero(dhidden_last[b])
-            _multiply(dgates[t, first:last], from_gates, dhidden_last[first:last])
-            _multiply(dgates[t, first:last], from_reads, dreads_last[first:last])
+                _add(dhidden[t, b], dhidden_last[L - 1, b])
+            _multiply(draw[t, first:last], from_raw, dhidden_last[L - 1, first:last])
+            for layer in range(L - 1, -1, -1):
+                cell = cell0[layer] if t == 0 else cells[layer, t - 1]
+                d = dhidden_last[layer]
+                for b in range(first, last):
+                    _cell_back(gates[layer, t, b], cell[b], cells[layer, t, b], d[b],
+                               dcell[layer, b], dgates[layer, t, b])  # fmt: skip
+                    _zero(d[b])
+                _multiply(dgates[layer, t, first:last], from_gates[layer], d[first:last])
+                if layer > 0:
+                    _multiply(dgates[layer, t, first:last], from_below[layer - 1],
+                              dhidden_last[layer - 1, first:last])  # fmt: skip
+            _multiply(dgates[0, t, first:last], from_reads, dreads_last[first:last])
 
 
 @compiled
@@ -764,7 +796,7 @@ def feedforward_forward(begin, end, layout, least, code, values, by_reads, deepe
     R, W, shifts, _, _, _ = layout
     M, N = memory0.shape[1], memory0.shape[2]
     heads = _heads(R + W, W, M, shifts, values)
-    lines = _lines(N, shifts, values)
+    lines = _lines(M, N, shifts, values)
     spare = np.empty((M, N), values.dtype)
     for first in range(begin, end, BLOCK):
         last = min(first + BLOCK, end)
@@ -830,7 +862,7 @@ def step_forward(begin, end, layout, least, raw, memory, previous, after, w, rea
     """
     R, W, shifts, key_code, add_code, read_first = layout
     heads = _heads(R + W, W, memory.shape[1], shifts, raw)
-    lines = _lines(memory.shape[2], shifts, raw)
+    lines = _lines(memory.shape[1], memory.shape[2], shifts, raw)
     for b in range(begin, end):
         _step(raw[b], R, W, shifts, key_code, add_code, read_first, least, memory[b],
               previous[b], heads, lines, after[b], w[b], reads[b].ravel())  # fmt: skip
@@ -844,7 +876,7 @@ def step_backward(begin, end, layout, least, raw, memory, previous, after, w,
     M, N = memory.shape[1], memory.shape[2]
     heads = _heads(R + W, W, M, shifts, raw)
     dheads = _heads(R + W, W, M, shifts, raw)
-    lines = _lines(N, shifts, raw)
+    lines = _lines(M, N, shifts, raw)
     out = np.empty(N, raw.dtype)
     dring = np.empty(N + shifts, raw.dtype)
     for b in range(begin, end):
@@ -872,14 +904,15 @@ def compile_for(controller: str, dtype: np.dtype) -> None:
     raw, memories, ws, seen = zeros(1, 1, P), zeros(1, 1, 1, 1), zeros(1, 1, 2, 1), zeros(1, 1, 1)
     after = memory.copy()
     if controller == "lstm":
-        gates, hidden, cells, cell = zeros(1, 1, 4), zeros(1, 1, 1), zeros(1, 1, 1), zeros(1, 1)
+        gates, hidden, cells = zeros(1, 1, 1, 4), zeros(1, 1, 1, 1), zeros(1, 1, 1, 1)
+        cell, below = zeros(1, 1, 1), zeros(0, 1, 4)
         lstm_forward(
-            *common, gates, zeros(1, 4), zeros(1, 4), zeros(1, P), zeros(P),
+            *common, gates, zeros(1, 1, 4), zeros(1, 4), below, zeros(0, 4), zeros(1, P), zeros(P),
             cell, cell.copy(), memory, w, reads, hidden, cells, raw, memories, ws, seen, after,
         )  # fmt: skip
         lstm_backward(
-            *common, gates, zeros(4, 1), zeros(4, 1), zeros(P, 1),
-            cell, w, cells, raw, memories, ws, hidden.copy(), seen.copy(), memory.copy(), w.copy(),
+            *common, gates, zeros(1, 4, 1), zeros(4, 1), zeros(0, 4, 1), zeros(P, 1),
+            cell, w, cells, raw, memories, ws, hidden[0], seen.copy(), memory.copy(), w.copy(),
             reads.copy(), cell.copy(), cell.copy(), gates.copy(), raw.copy(),
         )  # fmt: skip
     elif controller == "feedforward":

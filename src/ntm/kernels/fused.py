@@ -29,30 +29,34 @@ Layout = tuple[int, int, int, str, str, bool]
 
 def lstm_loop(
     inputs: Tensor,
-    weights: Sequence[Tensor],
+    weights: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
     emit: tuple[Tensor, Tensor],
     state: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
     layout: Layout,
     norm_floor: float,
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """Run the machine with a one-layer LSTM as its controller.
+    """Run the machine with an LSTM as its controller.
 
     Args:
         inputs: (T, B, I).
-        weights: Of ``torch.nn.LSTMCell``: input (4H, I + R·M), hidden (4H, H), two biases (4H,).
+        weights: Of each layer, as in ``torch.nn.LSTMCell``: on what comes from below, (4H, I + R·M)
+            in the first and (4H, H) in the others, on its own output before (4H, H), and two
+            biases (4H,).
         emit: Weight (P, H) and bias (P,) of the emissions.
-        state: memory (B, N, M), weightings (B, K, N), reads (B, R, M), hidden and cell (B, H).
+        state: memory (B, N, M), weightings (B, K, N), reads (B, R, M), hidden and cell (L, B, H).
         layout: See `Layout`.
         norm_floor: Least length of a vector in cosine similarity.
 
     Returns:
-        Hidden outputs (T, B, H), reads (T, B, R·M), and the state after the last step.
+        Outputs of the last layer (T, B, H), reads (T, B, R·M), and the state after the last step.
 
     """
     memory, weightings, reads, hidden, cell = state
-    outputs = torch.ops.ntm.lstm_loop(
+    first, *deeper = weights
+    outputs = torch.ops.ntm.lstm_loop.default(
         inputs,
-        *weights,
+        *first,
+        *_stacked(deeper, first[1]),
         *emit,
         hidden,
         cell,
@@ -63,9 +67,20 @@ def lstm_loop(
         norm_floor,
         torch.is_grad_enabled(),
     )
-    hidden, read, memory, weightings, cell = outputs[:5]
+    output, read, hidden, cell, memory, weightings = outputs[:6]
     after = memory.transpose(1, 2), weightings, read[-1].unflatten(-1, reads.shape[1:])
-    return hidden, read, (*after, hidden[-1], cell)
+    return output, read, (*after, hidden, cell)
+
+
+def _stacked(
+    layers: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], like: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights of the layers above the first, and the sums of their biases."""
+    if not layers:
+        none = like.new_empty(0, *like.shape)
+        return none, none, none[..., 0]
+    by_below, by_hidden, bias_below, bias_hidden = map(torch.stack, zip(*layers, strict=True))
+    return by_below, by_hidden, bias_below + bias_hidden
 
 
 def feedforward_loop(
@@ -96,7 +111,7 @@ def feedforward_loop(
     size = inputs.shape[-1]
     (weight, bias), *deeper = weights
     H = weight.shape[0]
-    outputs = torch.ops.ntm.feedforward_loop(
+    outputs = torch.ops.ntm.feedforward_loop.default(
         F.linear(inputs, weight[:, :size], bias),
         weight[:, size:],
         torch.stack([w for w, _ in deeper]) if deeper else weight.new_empty(0, H, H),
@@ -131,7 +146,7 @@ def memory_step(
         The new memory, weightings, and reads (B, R, M).
 
     """
-    return torch.ops.ntm.memory_step(raw, memory, weightings, _codes(layout), norm_floor)
+    return torch.ops.ntm.memory_step.default(raw, memory, weightings, _codes(layout), norm_floor)
 
 
 LIBRARY = torch.library.Library("ntm", "DEF")
@@ -205,6 +220,9 @@ def _lstm_loop(
     by_hidden: Tensor,
     bias_seen: Tensor,
     bias_hidden: Tensor,
+    by_below: Tensor,
+    deeper: Tensor,
+    biases: Tensor,
     emit: Tensor,
     bias: Tensor,
     hidden0: Tensor,
@@ -215,66 +233,78 @@ def _lstm_loop(
     layout: list[int],
     norm_floor: float,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
+]:
     T, B, size = inputs.shape
-    gates = F.linear(inputs, by_seen[:, :size], bias_seen + bias_hidden)
-    hidden, cells = (gates.new_empty(T, B, hidden0.shape[1]) for _ in range(2))
+    L, _, H = hidden0.shape
+    gates = inputs.new_empty(L, T, B, 4 * H)
+    gates[0] = F.linear(inputs, by_seen[:, :size], bias_seen + bias_hidden)
+    hidden, cells = (gates.new_empty(L, T, B, H) for _ in range(2))
     raw, memories, ws, reads, memory = _room(gates, bias, memory0, w0, reads0, T, keep)
     in_parts(
         _kernels("lstm", gates).lstm_forward,
         B,
         *_common(layout, norm_floor, gates),
-        *_arrays(gates, by_hidden.t(), by_seen[:, size:].t(), emit.t(), bias),
+        *_arrays(gates, _joined(by_hidden, deeper).transpose(1, 2), by_seen[:, size:].t()),
+        *_arrays(by_below.transpose(1, 2), biases, emit.t(), bias),
         *_arrays(hidden0, cell0, memory0, w0, reads0),
         *_arrays(hidden, cells, raw, memories, ws, reads, memory),
     )
-    return hidden, reads, memory, ws[-1].clone(), cells[-1].clone(), gates, cells, raw, memories, ws
+    ends = hidden[:, -1].clone(), cells[:, -1].clone(), memory, ws[-1].clone()
+    return hidden[-1].clone(), reads, *ends, hidden, gates, cells, raw, memories, ws
 
 
 @torch.library.register_fake("ntm::lstm_loop")
 def _(  # type: ignore[no-untyped-def]
-    inputs, by_seen, by_hidden, bias_seen, bias_hidden, emit, bias,
+    inputs, by_seen, by_hidden, bias_seen, bias_hidden, by_below, deeper, biases, emit, bias,
     hidden0, cell0, memory0, w0, reads0, layout, floor, keep,
 ):  # fmt: skip
-    gates = inputs.new_empty(*inputs.shape[:2], by_seen.shape[0])
-    hidden = gates.new_empty(*gates.shape[:2], hidden0.shape[1])
-    raw, memories, ws, reads, memory = _room(gates, bias, memory0, w0, reads0, len(gates), keep)
-    ends = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in (w0, cell0))
-    return (hidden, reads, memory, *ends, gates, torch.empty_like(hidden), raw, memories, ws)
+    T, B, _ = inputs.shape
+    L, _, H = hidden0.shape
+    gates = inputs.new_empty(L, T, B, 4 * H)
+    hidden = gates.new_empty(L, T, B, H)
+    raw, memories, ws, reads, memory = _room(gates, bias, memory0, w0, reads0, T, keep)
+    ends = [gates.new_empty(part.shape) for part in (hidden0, cell0)]
+    w, output, cells = gates.new_empty(w0.shape), hidden.new_empty(T, B, H), hidden.clone()
+    return (output, reads, *ends, memory, w, hidden, gates, cells, raw, memories, ws)
 
 
 def _save_lstm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    seen, by_seen, by_hidden, _, _, emit, _, hidden0, cell0, _, w0, reads0, *settings, _ = inputs
-    ctx.layout, ctx.floor = settings
-    hidden, reads, _, _, _, *kept = output
-    ctx.save_for_backward(
-        seen, by_seen, by_hidden, emit, hidden0, cell0, w0, reads0, hidden, reads, *kept
-    )
+    seen, by_seen, by_hidden, _, _, by_below, deeper, _, emit, _, *start, layout, floor, _ = inputs
+    hidden0, cell0, _, w0, reads0 = start
+    ctx.layout, ctx.floor = layout, floor
+    _, reads, _, _, _, _, *kept = output
+    weights = by_seen, by_hidden, by_below, deeper, emit
+    ctx.save_for_backward(seen, *weights, hidden0, cell0, w0, reads0, reads, *kept)
 
 
 def _lstm_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
-    inputs, by_seen, by_hidden, emit, hidden0, cell0, w0, reads0, hidden, reads, *kept = (
-        ctx.saved_tensors
-    )
+    inputs, by_seen, by_hidden, by_below, deeper, emit, hidden0, *rest = ctx.saved_tensors
+    cell0, w0, reads0, reads, hidden, *kept = rest
     size = inputs.shape[2]
-    dgates, draw, dhidden0, dcell0, dmemory0, dw0, dreads0 = torch.ops.ntm.lstm_loop_backward(
-        *derivatives, by_hidden, by_seen[:, size:], emit, cell0, w0, *kept, ctx.layout, ctx.floor
-    )
-    flat = dgates.flatten(0, 1)
+    dgates, draw, *dstart = torch.ops.ntm.lstm_loop_backward.default(
+        *derivatives, _joined(by_hidden, deeper), by_seen[:, size:], by_below, emit,
+        cell0, w0, *kept, ctx.layout, ctx.floor,
+    )  # fmt: skip
+    flat = dgates[0].flatten(0, 1)
     seen = torch.cat([inputs.flatten(0, 1), _before(reads0, reads)], 1)
     dbias = flat.sum(0)
+    above: tuple[Tensor | None, ...] = (None, None, None)
+    if len(deeper):
+        sums, before = dgates[1:].flatten(1, 2), torch.cat([hidden0.unsqueeze(1), hidden], 1)
+        back = sums.transpose(1, 2)
+        below = hidden[:-1].flatten(1, 2)
+        above = back @ below, back @ before[1:, :-1].flatten(1, 2), sums.sum(1)
     return (
-        dgates @ by_seen[:, :size] if ctx.needs_input_grad[0] else None,
+        dgates[0] @ by_seen[:, :size] if ctx.needs_input_grad[0] else None,
         flat.t() @ seen,
-        flat.t() @ _before(hidden0, hidden),
+        flat.t() @ _before(hidden0[0], hidden[0]),
         dbias,
         dbias,
-        *_emit_gradients(draw, hidden),
-        dhidden0,
-        dcell0,
-        dmemory0,
-        dw0,
-        dreads0,
+        *above,
+        *_emit_gradients(draw, hidden[-1]),
+        *dstart,
         None,
         None,
         None,
@@ -285,11 +315,13 @@ def _lstm_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
 def _lstm_loop_backward(
     dhidden: Tensor,
     dreads: Tensor,
+    dlast: Tensor,
+    dcell: Tensor,
     dmemory: Tensor,
     dw: Tensor,
-    dcell: Tensor,
     by_hidden: Tensor,
     by_reads: Tensor,
+    by_below: Tensor,
     emit: Tensor,
     cell0: Tensor,
     w0: Tensor,
@@ -301,29 +333,30 @@ def _lstm_loop_backward(
     layout: list[int],
     norm_floor: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dhidden, dreads, dmemory, dw, dcell = map(_own, (dhidden, dreads, dmemory, dw, dcell))
-    dreads0, dhidden0 = torch.zeros_like(dreads[0]), torch.zeros_like(dcell)
+    dreads, dlast, dcell, dmemory, dw = map(_own, (dreads, dlast, dcell, dmemory, dw))
+    dreads0 = torch.zeros_like(dreads[0])
     dgates, draw = torch.empty_like(gates), torch.empty_like(raw)
     in_parts(
         _kernels("lstm", gates).lstm_backward,
-        gates.shape[1],
+        gates.shape[2],
         *_common(layout, norm_floor, gates),
-        *_arrays(gates, by_hidden, by_reads, emit, cell0, w0, cells, raw, memories, ws),
-        *_arrays(dhidden, dreads, dmemory, dw, dreads0, dhidden0, dcell, dgates, draw),
+        *_arrays(gates, by_hidden, by_reads, by_below, emit),
+        *_arrays(cell0, w0, cells, raw, memories, ws),
+        *_arrays(dhidden, dreads, dmemory, dw, dreads0, dlast, dcell, dgates, draw),
     )
-    return dgates, draw, dhidden0, dcell, dmemory, dw, dreads0
+    return dgates, draw, dlast, dcell, dmemory, dw, dreads0
 
 
 @torch.library.register_fake("ntm::lstm_loop_backward")
 def _(  # type: ignore[no-untyped-def]
-    dhidden, dreads, dmemory, dw, dcell, by_hidden, by_reads, emit, cell0, w0,
+    dhidden, dreads, dlast, dcell, dmemory, dw, by_hidden, by_reads, by_below, emit, cell0, w0,
     gates, cells, raw, memories, ws, layout, floor,
 ):  # fmt: skip
-    shapes = (gates, raw, cell0, dcell, dmemory, dw)
+    shapes = (gates, raw, dlast, dcell, dmemory, dw)
     return (*(gates.new_empty(like.shape) for like in shapes), gates.new_empty(dreads.shape[1:]))
 
 
-_differentiate("lstm_loop", 5, _save_lstm, _lstm_backward)
+_differentiate("lstm_loop", 6, _save_lstm, _lstm_backward)
 
 
 @_operator("feedforward_loop")
@@ -375,7 +408,7 @@ def _save_feedforward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, .
 
 def _feedforward_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
     by_reads, deeper, emit, w0, reads0, reads, values, *kept = ctx.saved_tensors
-    dsums, draw, dmemory0, dw0, dreads0 = torch.ops.ntm.feedforward_loop_backward(
+    dsums, draw, dmemory0, dw0, dreads0 = torch.ops.ntm.feedforward_loop_backward.default(
         *derivatives, by_reads, deeper, emit, w0, values, *kept,
         ctx.code, ctx.layout, ctx.floor,
     )  # fmt: skip
@@ -474,7 +507,7 @@ def _save_step(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
 
 
 def _step_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
-    gradients = torch.ops.ntm.memory_step_backward(
+    gradients = torch.ops.ntm.memory_step_backward.default(
         *derivatives, *ctx.saved_tensors, ctx.layout, ctx.floor
     )
     return (*gradients, None, None)
@@ -544,6 +577,11 @@ def _room(
 def _before(first: Tensor, after: Tensor) -> Tensor:
     """What stood before each step, (T·B, ·): the first, then what each step but the last left."""
     return torch.cat([first.unsqueeze(0), after[:-1]]).flatten(0, 1)
+
+
+def _joined(first: Tensor, deeper: Tensor) -> Tensor:
+    """One layer's weight and those of the layers above it."""
+    return torch.cat([first.unsqueeze(0), deeper]) if len(deeper) else first.unsqueeze(0)
 
 
 def _emit_gradients(draw: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:

@@ -275,10 +275,10 @@ class NTM(nn.Module):
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
         like = self.emit.weight
-        dtype = torch.promote_types(like.dtype, torch.float32)
+        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
 
         def batched(value: Tensor) -> Tensor:
-            return value.to(like.device, dtype).expand(batch_size, *value.shape)
+            return value.to(like.device, dtype).expand(batch_size, -1, -1)
 
         R, M = self.layout.num_read_heads, self.layout.word_size
         reads = like.new_zeros(R, M) if self.initial_reads is None else self.initial_reads
@@ -336,8 +336,6 @@ class NTM(nn.Module):
         """What runs whole sequences in one compiled function, or why nothing does."""
         controller = self.controller
         if isinstance(controller, LSTMController):
-            if len(controller.layers) > 1:
-                return "the LSTM controller has more than one layer"
             loop = self._whole_lstm_loop
         elif isinstance(controller, FeedforwardController):
             if controller.activation not in ACTIVATIONS:
@@ -372,19 +370,16 @@ class NTM(nn.Module):
     def _whole_lstm_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
         from ntm.kernels.fused import lstm_loop
 
-        cell: Any = cast(LSTMController, self.controller).layers[0]
-        hidden, carried = state.controller
+        cells: Any = cast(LSTMController, self.controller).layers
         outputs, reads, after = lstm_loop(
             inputs,
-            (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh),
+            [(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh) for cell in cells],
             (self.emit.weight, self.emit.bias),
-            (*state[:3], hidden[0], carried[0]),
+            (*state[:3], *state.controller),
             self.layout[1:],
             NORM_FLOOR,
         )
-        memory, weightings, last, hidden, carried = after
-        controller = hidden.unsqueeze(0), carried.unsqueeze(0)
-        return outputs, reads, NTMState(memory, weightings, last, controller)
+        return outputs, reads, NTMState(*after[:3], after[3:])
 
     def _whole_feedforward_loop(
         self, inputs: Tensor, state: NTMState
