@@ -22,6 +22,7 @@ from ntm.locks import Lock
 TWO = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
 # Rows of unequal number and length: each process has other target bits than its neighbour.
 UNEVEN = [*SMALL, "batch_size=15", "validate_every=90", "task.mixed_lengths=true"]
+UNEVEN += ["sequences=1080"]  # twelve validations
 
 
 @pytest.fixture(scope="module")
@@ -63,24 +64,45 @@ def test_two_processes_come_to_the_same_run_as_one(whole, run_command, tmp_path)
     }
 
 
-@pytest.mark.parametrize("asked", ["one process", "all processes"])
-def test_interrupted_processes_stop_together_and_go_on_to_the_same_bits(asked, whole, tmp_path):
+def child_of(process: subprocess.Popen[str]) -> int:
+    """The other process of a run over two."""
+    listed = subprocess.run(
+        ["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
+    pairs = [map(int, line.split()) for line in listed.splitlines()]
+    (child,) = (pid for pid, parent in pairs if parent == process.pid)
+    return child
+
+
+def test_stopped_or_lost_processes_end_together_and_go_on_to_the_same_bits(whole, tmp_path):
+    """SIGTERM to one process, Ctrl-C to all, one of them killed: three times in one run."""
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
-    command = [sys.executable, str(ROOT / "run_train.py"), *UNEVEN, *TWO]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while process.poll() is None and len(rows(folder)) < 2:
-        time.sleep(0.005)
-    if asked == "one process":
-        process.terminate()
-    else:
-        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert "last.ckpt" in err.strip().splitlines()[-1]
-    assert "Traceback" not in err
-    assert result(folder)["status"] == "interrupted"
+    stops = [
+        (2, "interrupted", lambda process: process.terminate()),
+        (4, "interrupted", lambda process: os.killpg(process.pid, signal.SIGINT)),  # as Ctrl-C does
+        (6, "failed", lambda process: os.kill(child_of(process), signal.SIGKILL)),
+    ]
+    for number, (validations, status, stop) in enumerate(stops):
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / "run_train.py"), *UNEVEN, *TWO],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        while process.poll() is None and len(rows(folder)) < validations:
+            time.sleep(0.005)
+        stop(process)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == {"interrupted": 130, "failed": 1}[status], err
+        assert err.count("going on after") == min(number, 1)
+        assert result(folder)["status"] == status
+        last = err.strip().splitlines()[-1]
+        if status == "failed":
+            assert result(folder)["reason"] in last
+        else:
+            assert "last.ckpt" in last
+            assert "Traceback" not in err
     status, _, err = finish(tmp_path, "run_train", *UNEVEN, *TWO)
     assert status == 0, err
     assert err.count("going on after") == 1
@@ -88,28 +110,6 @@ def test_interrupted_processes_stop_together_and_go_on_to_the_same_bits(asked, w
     assert_same_tensors(
         checkpoint(folder, "last")["state_dict"], checkpoint(whole, "last")["state_dict"]
     )
-
-
-def test_a_lost_process_ends_the_run_and_nothing_is_lost(whole, tmp_path):
-    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
-    process = start(tmp_path, "run_train", *UNEVEN, *TWO)
-    while process.poll() is None and len(rows(folder)) < 2:
-        time.sleep(0.005)
-    (other,) = (
-        int(line.split()[0])
-        for line in subprocess.run(
-            ["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True
-        ).stdout.splitlines()
-        if int(line.split()[1]) == process.pid
-    )
-    os.kill(other, signal.SIGKILL)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 1, err
-    assert result(folder)["status"] == "failed"
-    assert result(folder)["reason"] in err.strip().splitlines()[-1]
-    status, _, err = finish(tmp_path, "run_train", *UNEVEN, *TWO)
-    assert status == 0, err
-    assert untimed(folder) == untimed(whole)
 
 
 def test_runs_of_a_sweep_use_several_devices_one_after_another(whole, tmp_path):

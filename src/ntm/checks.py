@@ -27,6 +27,12 @@ def check_inputs(shape: Sequence[int], input_size: int, batch_first: bool) -> No
         )
 
 
+def check_share(name: str, value: float) -> None:
+    """Refuse what is no share of a whole."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a share, in [0, 1], got {value}")
+
+
 def check_dropout(dropout: float) -> None:
     """Refuse a share that is none."""
     if not 0 <= dropout < 1:

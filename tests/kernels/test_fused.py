@@ -482,7 +482,7 @@ def test_the_same_bits_in_every_process():
 
 PROGRAM = """
 import torch, ntm
-net = ntm.NTM(3, 2, 7, 2, engine="fused")
+net = ntm.NTM(3, 2, 7, 2, controller=torch.nn.Linear(5, 4), engine="fused")
 net(torch.zeros(2, 1, 3))[0].sum().backward()
 print(float(net.emit.weight.grad.abs().sum()) >= 0)
 """
@@ -501,15 +501,3 @@ def test_it_runs_where_no_cache_can_be_written(tmp_path):
         check=False,
     )
     assert done.stdout.strip() == "True", done.stderr
-
-
-@pytest.mark.slow
-def test_several_processes_share_a_fresh_cache(tmp_path):
-    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM], env=environment, stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(3)
-    ]
-    assert [process.communicate()[0].strip() for process in started] == ["True"] * 3

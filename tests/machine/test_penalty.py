@@ -72,7 +72,7 @@ def test_heads_learn_not_to_sharpen():
     ("arguments", "message"),
     [
         ((-0.1, 0.5), "weight must be at least 0, got -0.1"),
-        ((0.1, 1.5), "until must be a share of the budget, in [0, 1], got 1.5"),
+        ((0.1, 1.5), "until must be a share, in [0, 1], got 1.5"),
         ((0.1, -1), "until must be a share"),
     ],
     ids=str,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ntm.checks import check_share
 from ntm.machine.ntm import NTM
 
 
@@ -27,8 +28,7 @@ class SharpeningPenalty:
     def __init__(self, weight: float, until: float) -> None:
         if weight < 0:
             raise ValueError(f"weight must be at least 0, got {weight}")
-        if not 0 <= until <= 1:
-            raise ValueError(f"until must be a share of the budget, in [0, 1], got {until}")
+        check_share("until", until)
         self.weight = weight
         self.until = until
 
