@@ -33,7 +33,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert status == 0, err
     assert out.count("tensorboard --logdir") == 1
     for row in rows(folder / "outputs" / "copy" / "ntm" / "seed_0"):
-        assert len(re.findall(rf" {row['sequences']} sequences ", err)) == 1, err
+        assert len(re.findall(rf" {int(row['sequences']):,} sequences ", err)) == 1, err
     return folder / "outputs" / "copy" / "ntm" / "seed_0"
 
 
