@@ -1,8 +1,9 @@
-"""What all tests share: one thread, and commands run in this process."""
+"""What all tests share: one thread, Ctrl-C, and commands run in this process."""
 
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,12 @@ from ntm import command
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard() -> None:
+    """By what a test starts, too: what a shell has put into the background ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
