@@ -25,6 +25,7 @@ from comparing import (
     random_inputs,
 )
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 
 from ntm.kernels import fused
@@ -307,21 +308,46 @@ def test_the_operator_is_a_good_citizen_of_torch(name):
 @OPERATOR
 def test_the_operators_derivative_is_one_too(name, monkeypatch):
     """Shapes without data, and nothing of the arguments written to."""
-    operator, seen = getattr(torch.ops.ntm, f"{name}_backward"), []
+    call, seen = fused._call, []
 
-    def watched(*arguments):
+    def watched(called, *arguments):
         seen.append(arguments)
-        return operator(*arguments)
+        return call(called, *arguments)
 
-    watched.default = watched
-    monkeypatch.setattr(torch.ops.ntm, f"{name}_backward", watched)
+    monkeypatch.setattr(fused, "_call", watched)
     outputs = getattr(torch.ops.ntm, name)(*arguments_of(name, torch.float32))
     sum(part.square().sum() for part in outputs if part.requires_grad).backward()
     (arguments,) = seen
     arguments = tuple(a.detach() if isinstance(a, Tensor) else a for a in arguments)
     torch.library.opcheck(
-        operator.default, arguments, test_utils=("test_schema", "test_faketensor")
+        getattr(torch.ops.ntm, f"{name}_backward").default,
+        arguments,
+        test_utils=("test_schema", "test_faketensor"),
     )
+
+
+@OPERATOR
+def test_the_straight_way_comes_to_the_same_bits_as_the_dispatchers(name):
+    found = []
+    for call in (getattr(torch.ops.ntm, name), functools.partial(fused._call, name)):
+        arguments = arguments_of(name, torch.float32)
+        outputs = [part for part in call(*arguments) if part.requires_grad]
+        leaves = [a for a in arguments if isinstance(a, Tensor)]
+        gradients = torch.autograd.grad(sum(part.square().sum() for part in outputs), leaves)
+        found.append([*outputs, *gradients])
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
+@OPERATOR
+def test_a_mode_of_torch_sees_the_operator(name):
+    """Shapes without data: the straight way would have nothing to compute with."""
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        arguments = [
+            mode.from_tensor(a) if isinstance(a, Tensor) else a
+            for a in arguments_of(name, torch.float32)
+        ]
+        assert all(isinstance(part, FakeTensor) for part in fused._call(name, *arguments))
 
 
 @OPERATOR

@@ -626,28 +626,25 @@ def _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, m
         for s in range(start, t + 1):
             _decode(raw[s, b], R + W, W, M, shifts, key_code, add_code,
                     key, strength, gate, shift, gamma, erase, add)  # fmt: skip
-            _write(stretch[b - first, s - start], ws[s, b, R:], erase, add,
+            _write(stretch[b - first, s - start], ws[s + 1, b, R:], erase, add,
                    stretch[b - first, s - start + 1])  # fmt: skip
 
 
 @pasted
-def _heads_forward(t, first, last, layout, least, memory0, w0, raw, memories, ws, reads, memory,
+def _heads_forward(t, first, last, layout, least, raw, memories, ws, reads, memory,
                    heads, lines, spare):  # fmt: skip
     """What the heads of some sequences do in step t; keeps every STRIDE-th memory, if any."""
     R, W, shifts, key_code, add_code, read_first = layout
     for b in range(first, last):
-        if t == 0:
-            _copy_rows(memory0[b], memory[b])
         if t % STRIDE == 0 and memories.shape[0] > 0:
             _copy_rows(memory[b], memories[t // STRIDE, b])
         _step(raw[t, b], R, W, shifts, key_code, add_code, read_first, least, memory[b],
-              w0[b] if t == 0 else ws[t - 1, b], heads, lines, spare, ws[t, b],
-              reads[t, b])  # fmt: skip
+              ws[t, b], heads, lines, spare, ws[t + 1, b], reads[t + 1, b])  # fmt: skip
         _copy_rows(spare, memory[b])
 
 
 @pasted
-def _heads_backward(t, first, last, layout, least, w0, raw, memories, ws, dreads, dreads_last,
+def _heads_backward(t, first, last, layout, least, raw, memories, ws, dreads, dreads_last,
                     dmemory, dw, draw, scratch):  # fmt: skip
     """Derivatives of `_heads_forward`; dmemory, dw and dreads_last become those before step t."""
     heads, dheads, lines, out, dring, dbefore, dprevious, stretch = scratch
@@ -660,10 +657,9 @@ def _heads_backward(t, first, last, layout, least, w0, raw, memories, ws, dreads
         _add(dreads_last[b], dreads[t, b])
         _zero(dreads_last[b])
         _step_back(raw[t, b], R, W, shifts, key_code, add_code, read_first, least,
-                   stretch[b - first, place], stretch[b - first, place + 1],
-                   w0[b] if t == 0 else ws[t - 1, b], ws[t, b], heads, dheads, lines, out,
-                   dring, dreads[t, b], dmemory[b], dw[b], dbefore, dprevious,
-                   draw[t, b])  # fmt: skip
+                   stretch[b - first, place], stretch[b - first, place + 1], ws[t, b],
+                   ws[t + 1, b], heads, dheads, lines, out, dring, dreads[t, b], dmemory[b],
+                   dw[b], dbefore, dprevious, draw[t, b])  # fmt: skip
         _copy_rows(dbefore, dmemory[b])
         _copy_rows(dprevious, dw[b])
 
@@ -685,9 +681,10 @@ def _scratch_back(R, W, M, N, shifts, rows, like):
 
 @compiled
 def lstm_forward(begin, end, layout, least, gates, by_hidden, by_reads, by_below, biases, emit,
-                 bias, hidden0, cell0, memory0, w0, reads0,
-                 hidden, cells, raw, memories, ws, reads, memory):  # fmt: skip
+                 bias, hidden, cells, raw, memories, ws, reads, memory):  # fmt: skip
     """Run sequences begin … end of a batch with an LSTM of L layers as controller.
+
+    What is kept of T + 1 moments comes with the state before the first step in the first.
 
     Arguments:
         layout: R, W, shifts, key and add activation, read_first.
@@ -697,50 +694,47 @@ def lstm_forward(begin, end, layout, least, gates, by_hidden, by_reads, by_below
         by_reads: The first layer's weight on the reads, (R·M, 4H).
         by_below, biases: Of the other layers, (L − 1, H, 4H) and (L − 1, 4H).
         emit, bias: Of the emissions, (H, P) and (P,).
-        hidden0 … reads0: The state before; (L, B, H), (L, B, H), (B, M, N), (B, K, N), (B, R·M).
-        hidden, cells: Filled for every layer and step, (L, T, B, H).
-        raw, ws, reads: Filled for every step, (T, B, …).
+        hidden, cells: Filled for every layer and step, (L, T + 1, B, H).
+        raw: Filled for every step, (T, B, P).
         memories: Filled with the memory before every STRIDE-th step.
-        memory: Filled with the memory after the last step, (B, M, N).
+        ws, reads: Filled for every step, (T + 1, B, …).
+        memory: That before the first step, becomes that after the last, (B, M, N).
 
     """
     L, T = gates.shape[0], gates.shape[1]
     R, W, shifts, _, _, _ = layout
-    M, N = memory0.shape[1], memory0.shape[2]
+    M, N = memory.shape[1], memory.shape[2]
     heads = _heads(R + W, W, M, shifts, gates)
     lines = _lines(M, N, shifts, gates)
     spare = np.empty((M, N), gates.dtype)
     for first in range(begin, end, BLOCK):
         last = min(first + BLOCK, end)
         for t in range(T):
-            seen = reads0[first:last] if t == 0 else reads[t - 1, first:last]
             for layer in range(L):
-                before = hidden0[layer] if t == 0 else hidden[layer, t - 1]
-                cell = cell0[layer] if t == 0 else cells[layer, t - 1]
                 sums = gates[layer, t]
                 if layer > 0:
                     for b in range(first, last):
                         _copy(biases[layer - 1], sums[b])
-                _multiply(before[first:last], by_hidden[layer], sums[first:last])
+                _multiply(hidden[layer, t, first:last], by_hidden[layer], sums[first:last])
                 if layer == 0:
-                    _multiply(seen, by_reads, sums[first:last])
+                    _multiply(reads[t, first:last], by_reads, sums[first:last])
                 else:
-                    below = hidden[layer - 1, t]
-                    _multiply(below[first:last], by_below[layer - 1], sums[first:last])
+                    _multiply(hidden[layer - 1, t + 1, first:last], by_below[layer - 1],
+                              sums[first:last])  # fmt: skip
                 for b in range(first, last):
-                    _cell(sums[b], cell[b], cells[layer, t, b], hidden[layer, t, b])
+                    _cell(sums[b], cells[layer, t, b], cells[layer, t + 1, b],
+                          hidden[layer, t + 1, b])  # fmt: skip
             for b in range(first, last):
                 _copy(bias, raw[t, b])
-            _multiply(hidden[L - 1, t, first:last], emit, raw[t, first:last])
-            _heads_forward(t, first, last, layout, least, memory0, w0, raw, memories, ws, reads,
-                           memory, heads, lines, spare)  # fmt: skip
+            _multiply(hidden[L - 1, t + 1, first:last], emit, raw[t, first:last])
+            _heads_forward(t, first, last, layout, least, raw, memories, ws, reads, memory,
+                           heads, lines, spare)  # fmt: skip
 
 
 @compiled
 def lstm_backward(begin, end, layout, least, gates, from_gates, from_reads, from_below, from_raw,
-                  cell0, w0, cells, raw, memories, ws,
-                  dhidden, dreads, dmemory, dw, dreads_last, dhidden_last, dcell,
-                  dgates, draw):  # fmt: skip
+                  cells, raw, memories, ws, dhidden, dreads, dmemory, dw, dreads_last,
+                  dhidden_last, dcell, dgates, draw):  # fmt: skip
     """Derivatives of `lstm_forward` for sequences begin … end.
 
     Arguments:
@@ -759,17 +753,16 @@ def lstm_backward(begin, end, layout, least, gates, from_gates, from_reads, from
     for first in range(begin, end, BLOCK):
         last = min(first + BLOCK, end)
         for t in range(T - 1, -1, -1):
-            _heads_backward(t, first, last, layout, least, w0, raw, memories, ws, dreads,
+            _heads_backward(t, first, last, layout, least, raw, memories, ws, dreads,
                             dreads_last, dmemory, dw, draw, scratch)  # fmt: skip
             for b in range(first, last):
                 _add(dhidden[t, b], dhidden_last[L - 1, b])
             _multiply(draw[t, first:last], from_raw, dhidden_last[L - 1, first:last])
             for layer in range(L - 1, -1, -1):
-                cell = cell0[layer] if t == 0 else cells[layer, t - 1]
                 d = dhidden_last[layer]
                 for b in range(first, last):
-                    _cell_back(gates[layer, t, b], cell[b], cells[layer, t, b], d[b],
-                               dcell[layer, b], dgates[layer, t, b])  # fmt: skip
+                    _cell_back(gates[layer, t, b], cells[layer, t, b], cells[layer, t + 1, b],
+                               d[b], dcell[layer, b], dgates[layer, t, b])  # fmt: skip
                     _zero(d[b])
                 _multiply(dgates[layer, t, first:last], from_gates[layer], d[first:last])
                 if layer > 0:
@@ -780,8 +773,7 @@ def lstm_backward(begin, end, layout, least, gates, from_gates, from_reads, from
 
 @compiled
 def feedforward_forward(begin, end, layout, least, code, values, by_reads, deeper, biases, emit,
-                        bias, memory0, w0, reads0, raw, memories, ws, reads,
-                        memory):  # fmt: skip
+                        bias, raw, memories, ws, reads, memory):  # fmt: skip
     """Run sequences begin … end of a batch with a feedforward network of L layers as controller.
 
     Arguments as in `lstm_forward`, and:
@@ -794,15 +786,14 @@ def feedforward_forward(begin, end, layout, least, code, values, by_reads, deepe
     """
     L, T = values.shape[0], values.shape[1]
     R, W, shifts, _, _, _ = layout
-    M, N = memory0.shape[1], memory0.shape[2]
+    M, N = memory.shape[1], memory.shape[2]
     heads = _heads(R + W, W, M, shifts, values)
     lines = _lines(M, N, shifts, values)
     spare = np.empty((M, N), values.dtype)
     for first in range(begin, end, BLOCK):
         last = min(first + BLOCK, end)
         for t in range(T):
-            seen = reads0[first:last] if t == 0 else reads[t - 1, first:last]
-            _multiply(seen, by_reads, values[0, t, first:last])
+            _multiply(reads[t, first:last], by_reads, values[0, t, first:last])
             for b in range(first, last):
                 _activate(code, values[0, t, b], values[0, t, b])
                 _copy(bias, raw[t, b])
@@ -814,18 +805,19 @@ def feedforward_forward(begin, end, layout, least, code, values, by_reads, deepe
                 for b in range(first, last):
                     _activate(code, values[layer, t, b], values[layer, t, b])
             _multiply(values[L - 1, t, first:last], emit, raw[t, first:last])
-            _heads_forward(t, first, last, layout, least, memory0, w0, raw, memories, ws, reads,
-                           memory, heads, lines, spare)  # fmt: skip
+            _heads_forward(t, first, last, layout, least, raw, memories, ws, reads, memory,
+                           heads, lines, spare)  # fmt: skip
 
 
 @compiled
 def feedforward_backward(begin, end, layout, least, code, values, from_first, from_deeper, from_raw,
-                         w0, raw, memories, ws, dhidden, dreads, dmemory, dw, dreads_last,
+                         raw, memories, ws, dhidden, dreads, dmemory, dw, dreads_last,
                          dsums, draw):  # fmt: skip
     """Derivatives of `feedforward_forward` for sequences begin … end.
 
     Arguments as in `lstm_backward`, and:
         from_first, from_deeper: Weights, (H, R·M) and (L − 1, H, H).
+        dhidden: Used up, too.
         dsums: Of what goes into the layers' activations; filled, (L, T, B, H).
 
     """
@@ -836,7 +828,7 @@ def feedforward_backward(begin, end, layout, least, code, values, from_first, fr
     for first in range(begin, end, BLOCK):
         last = min(first + BLOCK, end)
         for t in range(T - 1, -1, -1):
-            _heads_backward(t, first, last, layout, least, w0, raw, memories, ws, dreads,
+            _heads_backward(t, first, last, layout, least, raw, memories, ws, dreads,
                             dreads_last, dmemory, dw, draw, scratch)  # fmt: skip
             dvalue = dhidden[t, first:last]
             _multiply(draw[t, first:last], from_raw, dvalue)
@@ -901,34 +893,34 @@ def compile_for(controller: str, dtype: np.dtype) -> None:
     P = 4 + 2 + 3 * 2
     common = 0, 1, (1, 1, 1, 0, 0, 1), dtype.type(1e-4)
     memory, w, reads = zeros(1, 1, 1), zeros(1, 2, 1) + 1, zeros(1, 1)
-    raw, memories, ws, seen = zeros(1, 1, P), zeros(1, 1, 1, 1), zeros(1, 1, 2, 1), zeros(1, 1, 1)
+    raw, memories, ws, seen = zeros(1, 1, P), zeros(1, 1, 1, 1), zeros(2, 1, 2, 1), zeros(2, 1, 1)
+    ws[0] = w
     after = memory.copy()
     if controller == "lstm":
-        gates, hidden, cells = zeros(1, 1, 1, 4), zeros(1, 1, 1, 1), zeros(1, 1, 1, 1)
-        cell, below = zeros(1, 1, 1), zeros(0, 1, 4)
+        gates, hidden, cells = zeros(1, 1, 1, 4), zeros(1, 2, 1, 1), zeros(1, 2, 1, 1)
         lstm_forward(
-            *common, gates, zeros(1, 1, 4), zeros(1, 4), below, zeros(0, 4), zeros(1, P), zeros(P),
-            cell, cell.copy(), memory, w, reads, hidden, cells, raw, memories, ws, seen, after,
+            *common, gates, zeros(1, 1, 4), zeros(1, 4), zeros(0, 1, 4), zeros(0, 4), zeros(1, P),
+            zeros(P), hidden, cells, raw, memories, ws, seen, after,
         )  # fmt: skip
         lstm_backward(
-            *common, gates, zeros(1, 4, 1), zeros(4, 1), zeros(0, 4, 1), zeros(P, 1),
-            cell, w, cells, raw, memories, ws, hidden[0], seen.copy(), memory.copy(), w.copy(),
-            reads.copy(), cell.copy(), cell.copy(), gates.copy(), raw.copy(),
+            *common, gates, zeros(1, 4, 1), zeros(4, 1), zeros(0, 4, 1), zeros(P, 1), cells, raw,
+            memories, ws, zeros(1, 1, 1), zeros(1, 1, 1), memory.copy(), w.copy(), reads.copy(),
+            zeros(1, 1, 1), zeros(1, 1, 1), gates.copy(), raw.copy(),
         )  # fmt: skip
     elif controller == "feedforward":
         values, deeper = zeros(1, 1, 1, 1), zeros(0, 1, 1)
         feedforward_forward(
-            *common, 0, values, zeros(1, 1), deeper, zeros(0, 1), zeros(1, P), zeros(P),
-            memory, w, reads, raw, memories, ws, seen, after,
+            *common, 0, values, zeros(1, 1), deeper, zeros(0, 1), zeros(1, P), zeros(P), raw,
+            memories, ws, seen, after,
         )  # fmt: skip
         feedforward_backward(
-            *common, 0, values, zeros(1, 1), deeper, zeros(P, 1), w, raw, memories, ws,
-            zeros(1, 1, 1), seen.copy(), memory.copy(), w.copy(), reads.copy(), values.copy(),
+            *common, 0, values, zeros(1, 1), deeper, zeros(P, 1), raw, memories, ws,
+            zeros(1, 1, 1), zeros(1, 1, 1), memory.copy(), w.copy(), reads.copy(), values.copy(),
             raw.copy(),
         )  # fmt: skip
     else:
-        step_forward(*common, raw[0], memory, w, after, ws[0], seen)
+        step_forward(*common, raw[0], memory, w, after, w.copy(), zeros(1, 1, 1))
         step_backward(
-            *common, raw[0], memory, w, after, ws[0], memory.copy(), w.copy(), seen.copy(),
+            *common, raw[0], memory, w, after, w.copy(), memory.copy(), w.copy(), zeros(1, 1, 1),
             memory.copy(), w.copy(), zeros(1, P),
         )  # fmt: skip

@@ -11,6 +11,7 @@ Three operators, each with its backward: ``lstm_loop`` and ``feedforward_loop`` 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache, partial
 from types import ModuleType
 from typing import Any
 
@@ -53,7 +54,8 @@ def lstm_loop(
     """
     memory, weightings, reads, hidden, cell = state
     first, *deeper = weights
-    outputs = torch.ops.ntm.lstm_loop.default(
+    outputs = _call(
+        "lstm_loop",
         inputs,
         *first,
         *_stacked(deeper, first[1]),
@@ -111,7 +113,8 @@ def feedforward_loop(
     size = inputs.shape[-1]
     (weight, bias), *deeper = weights
     H = weight.shape[0]
-    outputs = torch.ops.ntm.feedforward_loop.default(
+    outputs = _call(
+        "feedforward_loop",
         F.linear(inputs, weight[:, :size], bias),
         weight[:, size:],
         torch.stack([w for w, _ in deeper]) if deeper else weight.new_empty(0, H, H),
@@ -146,10 +149,28 @@ def memory_step(
         The new memory, weightings, and reads (B, R, M).
 
     """
-    return torch.ops.ntm.memory_step.default(raw, memory, weightings, _codes(layout), norm_floor)
+    return _call("memory_step", raw, memory, weightings, _codes(layout), norm_floor)
 
 
+PRECISIONS = {torch.float32: "float32", torch.float64: "float64"}
 LIBRARY = torch.library.Library("ntm", "DEF")
+STRAIGHT: dict[str, Callable[..., Any]] = {}
+"""The functions behind the operators, with their derivatives."""
+
+
+def _call(name: str, *arguments: Any) -> Any:
+    """Call the operator ``ntm::name``; straight, where that makes no difference.
+
+    The dispatcher's way from Python to Python takes as long as the memory takes for a step.
+    """
+    if _watched():
+        return getattr(torch.ops.ntm, name).default(*arguments)
+    return STRAIGHT[name](*arguments)
+
+
+def _watched() -> bool:
+    """Whether a compiler or a mode of torch wants to see which operators are called."""
+    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
 def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -163,6 +184,7 @@ def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         schema = torch.library.infer_schema(function, mutates_args=())
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         LIBRARY.impl(name, function, "CPU")
+        STRAIGHT[name] = function
         return function
 
     return register
@@ -175,25 +197,32 @@ def _differentiate(
 
     Args:
         name: Of the operator.
-        outputs: As many of them, the first, are differentiable; the others are kept for the
-            backward pass, which gets no derivatives of them: zeros in their place would cost
-            memory and time.
+        outputs: As many of them, the first, are differentiable, and all that is asked for; the
+            others are kept for the backward pass, which gets no derivatives of them: zeros in
+            their place would cost memory and time.
         save: As ``setup_context`` of `torch.autograd.Function`.
         backward: Of the context and the derivatives of the differentiable outputs.
 
     """
-    operator = getattr(torch.ops.ntm, name).default
+    function, operator = STRAIGHT[name], getattr(torch.ops.ntm, name).default
+
+    def below_autograd(*arguments: Any) -> Any:
+        if not _watched():
+            return function(*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*arguments)
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> Any:
-            with torch._C._AutoDispatchBelowAutograd():
-                made = operator(*arguments)
+        def forward(ctx: Any, all_outputs: bool, *arguments: Any) -> Any:
+            made = below_autograd(*arguments)
             ctx.set_materialize_grads(False)
-            ctx.mark_non_differentiable(*made[outputs:])
             ctx.zero = made[0].new_zeros(())
             ctx.shapes = [output.shape for output in made[:outputs]]
             save(ctx, arguments, made)
+            if not all_outputs:
+                return made[:outputs]
+            ctx.mark_non_differentiable(*made[outputs:])
             return made
 
         @staticmethod
@@ -202,15 +231,15 @@ def _differentiate(
                 ctx.zero.expand(shape) if d is None else d
                 for d, shape in zip(derivatives, ctx.shapes, strict=False)
             )
-            return backward(ctx, *whole)
+            return None, *backward(ctx, *whole)
 
-    def dispatch(*arguments: Any) -> Any:
+    def differentiable(all_outputs: bool, *arguments: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
-            return Differentiable.apply(*arguments)
-        with torch._C._AutoDispatchBelowAutograd():
-            return operator(*arguments)
+            return Differentiable.apply(all_outputs, *arguments)
+        return below_autograd(*arguments)
 
-    LIBRARY.impl(name, dispatch, "Autograd")
+    STRAIGHT[name] = partial(differentiable, False)
+    LIBRARY.impl(name, partial(differentiable, True), "Autograd")
 
 
 @_operator("lstm_loop")
@@ -234,25 +263,27 @@ def _lstm_loop(
     norm_floor: float,
     keep: bool,
 ) -> tuple[
-    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
-]:
+    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
+    Tensor,
+]:  # fmt: skip
     T, B, size = inputs.shape
     L, _, H = hidden0.shape
     gates = inputs.new_empty(L, T, B, 4 * H)
     gates[0] = F.linear(inputs, by_seen[:, :size], bias_seen + bias_hidden)
-    hidden, cells = (gates.new_empty(L, T, B, H) for _ in range(2))
-    raw, memories, ws, reads, memory = _room(gates, bias, memory0, w0, reads0, T, keep)
+    hidden, cells = (gates.new_empty(L, T + 1, B, H) for _ in range(2))
+    hidden[:, 0], cells[:, 0] = hidden0, cell0
+    raw, memories, ws, reads, memory = _room(bias, memory0, w0, reads0, T, keep)
     in_parts(
         _kernels("lstm", gates).lstm_forward,
         B,
-        *_common(layout, norm_floor, gates),
+        *_setting(tuple(layout), norm_floor, gates.dtype),
         *_arrays(gates, _joined(by_hidden, deeper).transpose(1, 2), by_seen[:, size:].t()),
         *_arrays(by_below.transpose(1, 2), biases, emit.t(), bias),
-        *_arrays(hidden0, cell0, memory0, w0, reads0),
         *_arrays(hidden, cells, raw, memories, ws, reads, memory),
     )
     ends = hidden[:, -1].clone(), cells[:, -1].clone(), memory, ws[-1].clone()
-    return hidden[-1].clone(), reads, *ends, hidden, gates, cells, raw, memories, ws
+    kept = hidden, gates, cells, raw, memories, ws, reads
+    return hidden[-1, 1:].clone(), reads[1:].clone(), *ends, *kept
 
 
 @torch.library.register_fake("ntm::lstm_loop")
@@ -262,48 +293,40 @@ def _(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     T, B, _ = inputs.shape
     L, _, H = hidden0.shape
-    gates = inputs.new_empty(L, T, B, 4 * H)
-    hidden = gates.new_empty(L, T, B, H)
-    raw, memories, ws, reads, memory = _room(gates, bias, memory0, w0, reads0, T, keep)
-    ends = [gates.new_empty(part.shape) for part in (hidden0, cell0)]
-    w, output, cells = gates.new_empty(w0.shape), hidden.new_empty(T, B, H), hidden.clone()
-    return (output, reads, *ends, memory, w, hidden, gates, cells, raw, memories, ws)
+    hidden = inputs.new_empty(L, T + 1, B, H)
+    raw, memories, ws, reads, memory = _room(bias, memory0, w0, reads0, T, keep)
+    made = (hidden[-1, 1:], reads[1:], hidden[:, 0], hidden[:, 0], memory, ws[0])
+    kept = (hidden, inputs.new_empty(L, T, B, 4 * H), hidden, raw, memories, ws, reads)
+    return tuple(part.new_empty(part.shape) for part in (*made, *kept))
 
 
 def _save_lstm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    seen, by_seen, by_hidden, _, _, by_below, deeper, _, emit, _, *start, layout, floor, _ = inputs
-    hidden0, cell0, _, w0, reads0 = start
+    seen, by_seen, by_hidden, _, _, by_below, deeper, _, emit, *_, layout, floor, _ = inputs
     ctx.layout, ctx.floor = layout, floor
-    _, reads, _, _, _, _, *kept = output
-    weights = by_seen, by_hidden, by_below, deeper, emit
-    ctx.save_for_backward(seen, *weights, hidden0, cell0, w0, reads0, reads, *kept)
+    ctx.save_for_backward(seen, by_seen, by_hidden, by_below, deeper, emit, *output[6:])
 
 
 def _lstm_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
-    inputs, by_seen, by_hidden, by_below, deeper, emit, hidden0, *rest = ctx.saved_tensors
-    cell0, w0, reads0, reads, hidden, *kept = rest
-    size = inputs.shape[2]
-    dgates, draw, *dstart = torch.ops.ntm.lstm_loop_backward.default(
-        *derivatives, _joined(by_hidden, deeper), by_seen[:, size:], by_below, emit,
-        cell0, w0, *kept, ctx.layout, ctx.floor,
+    inputs, by_seen, by_hidden, by_below, deeper, emit, hidden, *kept = ctx.saved_tensors
+    size, reads = inputs.shape[2], kept[-1]
+    dgates, draw, *dstart = _call(
+        "lstm_loop_backward", *derivatives, _joined(by_hidden, deeper), by_seen[:, size:],
+        by_below, emit, *kept[:-1], ctx.layout, ctx.floor,
     )  # fmt: skip
-    flat = dgates[0].flatten(0, 1)
-    seen = torch.cat([inputs.flatten(0, 1), _before(reads0, reads)], 1)
-    dbias = flat.sum(0)
+    flat, before = dgates.flatten(1, 2), hidden[:, :-1]
+    dbias = flat[0].sum(0)
     above: tuple[Tensor | None, ...] = (None, None, None)
     if len(deeper):
-        sums, before = dgates[1:].flatten(1, 2), torch.cat([hidden0.unsqueeze(1), hidden], 1)
-        back = sums.transpose(1, 2)
-        below = hidden[:-1].flatten(1, 2)
-        above = back @ below, back @ before[1:, :-1].flatten(1, 2), sums.sum(1)
+        back, below = flat[1:].transpose(1, 2), hidden[:-1, 1:].flatten(1, 2)
+        above = back @ below, back @ before[1:].flatten(1, 2), flat[1:].sum(1)
     return (
-        dgates[0] @ by_seen[:, :size] if ctx.needs_input_grad[0] else None,
-        flat.t() @ seen,
-        flat.t() @ _before(hidden0[0], hidden[0]),
+        dgates[0] @ by_seen[:, :size] if ctx.needs_input_grad[1] else None,
+        flat[0].t() @ torch.cat([inputs, reads[:-1]], 2).flatten(0, 1),
+        flat[0].t() @ before[0].flatten(0, 1),
         dbias,
         dbias,
         *above,
-        *_emit_gradients(draw, hidden[-1]),
+        *_emit_gradients(draw, hidden[-1, 1:]),
         *dstart,
         None,
         None,
@@ -323,8 +346,6 @@ def _lstm_loop_backward(
     by_reads: Tensor,
     by_below: Tensor,
     emit: Tensor,
-    cell0: Tensor,
-    w0: Tensor,
     gates: Tensor,
     cells: Tensor,
     raw: Tensor,
@@ -339,9 +360,8 @@ def _lstm_loop_backward(
     in_parts(
         _kernels("lstm", gates).lstm_backward,
         gates.shape[2],
-        *_common(layout, norm_floor, gates),
-        *_arrays(gates, by_hidden, by_reads, by_below, emit),
-        *_arrays(cell0, w0, cells, raw, memories, ws),
+        *_setting(tuple(layout), norm_floor, gates.dtype),
+        *_arrays(gates, by_hidden, by_reads, by_below, emit, cells, raw, memories, ws),
         *_arrays(dhidden, dreads, dmemory, dw, dreads0, dlast, dcell, dgates, draw),
     )
     return dgates, draw, dlast, dcell, dmemory, dw, dreads0
@@ -349,8 +369,8 @@ def _lstm_loop_backward(
 
 @torch.library.register_fake("ntm::lstm_loop_backward")
 def _(  # type: ignore[no-untyped-def]
-    dhidden, dreads, dlast, dcell, dmemory, dw, by_hidden, by_reads, by_below, emit, cell0, w0,
-    gates, cells, raw, memories, ws, layout, floor,
+    dhidden, dreads, dlast, dcell, dmemory, dw, by_hidden, by_reads, by_below, emit, gates, cells,
+    raw, memories, ws, layout, floor,
 ):  # fmt: skip
     shapes = (gates, raw, dlast, dcell, dmemory, dw)
     return (*(gates.new_empty(like.shape) for like in shapes), gates.new_empty(dreads.shape[1:]))
@@ -374,55 +394,53 @@ def _feedforward_loop(
     layout: list[int],
     norm_floor: float,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     T, B, H = sums.shape
     values = sums.new_empty(1 + deeper.shape[0], T, B, H)
     values[0] = sums
-    raw, memories, ws, reads, memory = _room(sums, bias, memory0, w0, reads0, T, keep)
+    raw, memories, ws, reads, memory = _room(bias, memory0, w0, reads0, T, keep)
     in_parts(
         _kernels("feedforward", sums).feedforward_forward,
         B,
-        *_common(layout, norm_floor, sums),
+        *_setting(tuple(layout), norm_floor, sums.dtype),
         code,
         *_arrays(values, by_reads.t(), deeper.transpose(1, 2), biases, emit.t(), bias),
-        *_arrays(memory0, w0, reads0, raw, memories, ws, reads, memory),
+        *_arrays(raw, memories, ws, reads, memory),
     )
-    return values[-1].clone(), reads, memory, ws[-1].clone(), values, raw, memories, ws
+    made = values[-1].clone(), reads[1:].clone(), memory, ws[-1].clone()
+    return *made, values, raw, memories, ws, reads
 
 
 @torch.library.register_fake("ntm::feedforward_loop")
 def _(  # type: ignore[no-untyped-def]
     sums, by_reads, deeper, biases, code, emit, bias, memory0, w0, reads0, layout, floor, keep
 ):
-    raw, memories, ws, reads, memory = _room(sums, bias, memory0, w0, reads0, len(sums), keep)
+    raw, memories, ws, reads, memory = _room(bias, memory0, w0, reads0, len(sums), keep)
     values = sums.new_empty(1 + deeper.shape[0], *sums.shape)
-    end = torch.empty_like(w0, memory_format=torch.contiguous_format)
-    return (sums.new_empty(sums.shape), reads, memory, end, values, raw, memories, ws)
+    made = (sums, reads[1:], memory, ws[0], values, raw, memories, ws, reads)
+    return tuple(part.new_empty(part.shape) for part in made)
 
 
 def _save_feedforward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, by_reads, deeper, _, ctx.code, emit, _, _, w0, reads0, ctx.layout, ctx.floor, _ = inputs
-    _, reads, _, _, *kept = output
-    ctx.save_for_backward(by_reads, deeper, emit, w0, reads0, reads, *kept)
+    _, by_reads, deeper, _, ctx.code, emit, *_, ctx.layout, ctx.floor, _ = inputs
+    ctx.save_for_backward(by_reads, deeper, emit, *output[4:])
 
 
 def _feedforward_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
-    by_reads, deeper, emit, w0, reads0, reads, values, *kept = ctx.saved_tensors
-    dsums, draw, dmemory0, dw0, dreads0 = torch.ops.ntm.feedforward_loop_backward.default(
-        *derivatives, by_reads, deeper, emit, w0, values, *kept,
+    by_reads, deeper, emit, values, *kept, reads = ctx.saved_tensors
+    dsums, draw, *dstart = _call(
+        "feedforward_loop_backward", *derivatives, by_reads, deeper, emit, values, *kept,
         ctx.code, ctx.layout, ctx.floor,
     )  # fmt: skip
     flat, below = dsums.flatten(1, 2), values.flatten(1, 2)
     return (
         dsums[0],
-        flat[0].t() @ _before(reads0, reads),
+        flat[0].t() @ reads[:-1].flatten(0, 1),
         flat[1:].transpose(1, 2) @ below[:-1],
         flat[1:].sum(1),
         None,
         *_emit_gradients(draw, values[-1]),
-        dmemory0,
-        dw0,
-        dreads0,
+        *dstart,
         None,
         None,
         None,
@@ -438,7 +456,6 @@ def _feedforward_loop_backward(
     by_reads: Tensor,
     deeper: Tensor,
     emit: Tensor,
-    w0: Tensor,
     values: Tensor,
     raw: Tensor,
     memories: Tensor,
@@ -453,9 +470,9 @@ def _feedforward_loop_backward(
     in_parts(
         _kernels("feedforward", values).feedforward_backward,
         values.shape[2],
-        *_common(layout, norm_floor, values),
+        *_setting(tuple(layout), norm_floor, values.dtype),
         code,
-        *_arrays(values, by_reads, deeper, emit, w0, raw, memories, ws),
+        *_arrays(values, by_reads, deeper, emit, raw, memories, ws),
         *_arrays(dhidden, dreads, dmemory, dw, dreads0, dsums, draw),
     )
     return dsums, draw, dmemory, dw, dreads0
@@ -463,7 +480,7 @@ def _feedforward_loop_backward(
 
 @torch.library.register_fake("ntm::feedforward_loop_backward")
 def _(  # type: ignore[no-untyped-def]
-    dhidden, dreads, dmemory, dw, by_reads, deeper, emit, w0,
+    dhidden, dreads, dmemory, dw, by_reads, deeper, emit,
     values, raw, memories, ws, code, layout, floor,
 ):  # fmt: skip
     shapes = (values, raw, dmemory, dw)
@@ -481,7 +498,7 @@ def _memory_step(
     in_parts(
         _kernels("any", raw).step_forward,
         raw.shape[0],
-        *_common(layout, norm_floor, raw),
+        *_setting(tuple(layout), norm_floor, raw.dtype),
         *_arrays(raw, memory.transpose(1, 2), previous, after.transpose(1, 2), w, reads),
     )
     return after, w, reads
@@ -507,10 +524,8 @@ def _save_step(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
 
 
 def _step_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
-    gradients = torch.ops.ntm.memory_step_backward.default(
-        *derivatives, *ctx.saved_tensors, ctx.layout, ctx.floor
-    )
-    return (*gradients, None, None)
+    saved = ctx.saved_tensors
+    return *_call("memory_step_backward", *derivatives, *saved, ctx.layout, ctx.floor), None, None
 
 
 @_operator("memory_step_backward")
@@ -530,7 +545,7 @@ def _memory_step_backward(
     in_parts(
         _kernels("any", raw).step_backward,
         raw.shape[0],
-        *_common(layout, norm_floor, raw),
+        *_setting(tuple(layout), norm_floor, raw.dtype),
         *_arrays(raw, memory.transpose(1, 2), previous, after.transpose(1, 2), w),
         *_arrays(*map(_own, (dafter.transpose(1, 2), dw, dreads))),
         *_arrays(dmemory.transpose(1, 2), dprevious, draw),
@@ -561,22 +576,17 @@ def _own(tensor: Tensor) -> Tensor:
 
 
 def _room(
-    like: Tensor, bias: Tensor, memory0: Tensor, w0: Tensor, reads0: Tensor, T: int, keep: bool
+    bias: Tensor, memory0: Tensor, w0: Tensor, reads0: Tensor, T: int, keep: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Room for emissions, kept memories, weightings and reads of T steps, and the last memory."""
+    """Room for emissions, kept memories, weightings and reads of T steps, and a memory to change.
+
+    Weightings and reads have those before the first step in front.
+    """
     kept = -(-T // STRIDE) if keep else 0
-    return (
-        like.new_empty(T, w0.shape[0], bias.shape[0]),
-        like.new_empty(kept, *memory0.shape),
-        like.new_empty(T, *w0.shape),
-        like.new_empty(T, *reads0.shape),
-        like.new_empty(memory0.shape),
-    )
-
-
-def _before(first: Tensor, after: Tensor) -> Tensor:
-    """What stood before each step, (T·B, ·): the first, then what each step but the last left."""
-    return torch.cat([first.unsqueeze(0), after[:-1]]).flatten(0, 1)
+    ws, reads = w0.new_empty(T + 1, *w0.shape), reads0.new_empty(T + 1, *reads0.shape)
+    ws[0], reads[0] = w0, reads0
+    raw = bias.new_empty(T, w0.shape[0], bias.shape[0])
+    return raw, memory0.new_empty(kept, *memory0.shape), ws, reads, _own(memory0)
 
 
 def _joined(first: Tensor, deeper: Tensor) -> Tensor:
@@ -590,20 +600,23 @@ def _emit_gradients(draw: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
     return flat.t() @ hidden.flatten(0, 1), flat.sum(0)
 
 
+@cache
 def _codes(layout: Layout) -> list[int]:
     R, W, S, key_activation, add_activation, read_first = layout
     codes = [ACTIVATIONS[key_activation], ACTIVATIONS[add_activation]]
     return [R, W, 2 * S + 1, *codes, int(read_first)]
 
 
-def _common(layout: list[int], norm_floor: float, like: Tensor) -> tuple[Any, Any]:
+@cache
+def _setting(
+    layout: tuple[int, ...], norm_floor: float, dtype: torch.dtype
+) -> tuple[tuple[int, ...], Any]:
     """What every compiled function is told: the layout, and the least square of a length."""
-    dtype = np.float32 if like.dtype == torch.float32 else np.float64
-    return tuple(layout), dtype(norm_floor**2)
+    return layout, getattr(np, PRECISIONS[dtype])(norm_floor**2)
 
 
 def _kernels(controller: str, like: Tensor) -> ModuleType:
-    return kernels(controller, str(like.dtype).removeprefix("torch."))
+    return kernels(controller, PRECISIONS[like.dtype])
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:

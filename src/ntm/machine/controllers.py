@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ class LSTMController(nn.Module):
         """The pair (hidden, cell), each (num_layers, B, H)."""
         shape = (len(self.layers), batch_size, self.output_size)
         if self.initial_hidden is None or self.initial_cell is None:
-            zeros = next(self.parameters()).new_zeros(shape)
+            zeros = cast(nn.LSTMCell, self.layers[0]).weight_hh.new_zeros(shape)
             return zeros, zeros
         hidden, cell = self.initial_hidden.unsqueeze(1), self.initial_cell.unsqueeze(1)
         return hidden.expand(shape), cell.expand(shape)

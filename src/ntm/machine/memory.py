@@ -103,7 +103,7 @@ class FirstLocation(nn.Module):
     def forward(self, memory_size: int) -> Tensor:
         """The initial weightings, (R+W, N)."""
         weighting = torch.zeros(self.num_heads, memory_size)
-        weighting[:, 0] = 1
+        weighting.select(1, 0).fill_(1)
         return weighting
 
 
