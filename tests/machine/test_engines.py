@@ -227,8 +227,8 @@ def solve(engine: str, steps: int) -> tuple[NTM, list[float]]:
 @torch.no_grad()
 def wrong_bits(net: NTM, task: Copy) -> float:
     metrics = SequenceMetrics()
-    for k in range(8):
-        batch = sample(task, VALIDATION, k, 8, (1, 3))
+    for k in range(4):
+        batch = sample(task, VALIDATION, k, 16, (1, 3))
         metrics.update(*count(net(batch.inputs)[0], batch))
     return float(metrics.compute()["wrong_bits_per_sequence"])
 

@@ -214,12 +214,13 @@ def _differentiate(
 
     class Differentiable(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, all_outputs: bool, *arguments: Any) -> Any:
-            made = below_autograd(*arguments)
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            *inputs, all_outputs = arguments
+            made = below_autograd(*inputs)
             ctx.set_materialize_grads(False)
             ctx.zero = made[0].new_zeros(())
             ctx.shapes = [output.shape for output in made[:outputs]]
-            save(ctx, arguments, made)
+            save(ctx, tuple(inputs), made)
             if not all_outputs:
                 return made[:outputs]
             ctx.mark_non_differentiable(*made[outputs:])
@@ -231,11 +232,11 @@ def _differentiate(
                 ctx.zero.expand(shape) if d is None else d
                 for d, shape in zip(derivatives, ctx.shapes, strict=False)
             )
-            return None, *backward(ctx, *whole)
+            return *backward(ctx, *whole), None
 
     def differentiable(all_outputs: bool, *arguments: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
-            return Differentiable.apply(all_outputs, *arguments)
+            return Differentiable.apply(*arguments, all_outputs)
         return below_autograd(*arguments)
 
     STRAIGHT[name] = partial(differentiable, False)
@@ -320,7 +321,7 @@ def _lstm_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
         back, below = flat[1:].transpose(1, 2), hidden[:-1, 1:].flatten(1, 2)
         above = back @ below, back @ before[1:].flatten(1, 2), flat[1:].sum(1)
     return (
-        dgates[0] @ by_seen[:, :size] if ctx.needs_input_grad[1] else None,
+        dgates[0] @ by_seen[:, :size] if ctx.needs_input_grad[0] else None,
         flat[0].t() @ torch.cat([inputs, reads[:-1]], 2).flatten(0, 1),
         flat[0].t() @ before[0].flatten(0, 1),
         dbias,
