@@ -29,8 +29,10 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 
 from ntm.kernels import fused
-from ntm.machine import FeedforwardController
+from ntm.machine import FeedforwardController, NTMState
 from ntm.machine.addressing import NORM_FLOOR
+from ntm.machine.heads import HeadLayout
+from ntm.machine.ntm import memory_step
 
 EVERY_CONTROLLER = pytest.mark.parametrize("controller", CONTROLLERS)
 ONE_OF_A_KIND = pytest.mark.parametrize("controller", ["lstm", "feedforward x3", "own"])
@@ -327,11 +329,12 @@ def test_the_operators_derivative_is_one_too(name, monkeypatch):
 
 
 @OPERATOR
-def test_the_straight_way_comes_to_the_same_bits_as_the_dispatchers(name):
+def test_the_straight_way_comes_to_the_same_bits_as_the_dispatchers(name, monkeypatch):
     found = []
-    for call in (getattr(torch.ops.ntm, name), functools.partial(fused._call, name)):
+    for by_dispatcher in (True, False):
+        monkeypatch.setattr(fused, "_watched", lambda answer=by_dispatcher: answer)
         arguments = arguments_of(name, torch.float32)
-        outputs = [part for part in call(*arguments) if part.requires_grad]
+        outputs = [part for part in fused._call(name, *arguments) if part.requires_grad]
         leaves = [a for a in arguments if isinstance(a, Tensor)]
         gradients = torch.autograd.grad(sum(part.square().sum() for part in outputs), leaves)
         found.append([*outputs, *gradients])
@@ -340,14 +343,39 @@ def test_the_straight_way_comes_to_the_same_bits_as_the_dispatchers(name):
 
 
 @OPERATOR
-def test_a_mode_of_torch_sees_the_operator(name):
-    """Shapes without data: the straight way would have nothing to compute with."""
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        arguments = [
-            mode.from_tensor(a) if isinstance(a, Tensor) else a
-            for a in arguments_of(name, torch.float32)
-        ]
-        assert all(isinstance(part, FakeTensor) for part in fused._call(name, *arguments))
+def test_tensors_without_data_give_shapes_alone(name):
+    """In their mode and after it, and where they are on no device at all."""
+    arguments = arguments_of(name, torch.float32)
+    with FakeTensorMode() as mode:
+        fakes = [mode.from_tensor(a) if isinstance(a, Tensor) else a for a in arguments]
+        assert all(isinstance(part, FakeTensor) for part in fused._call(name, *fakes))
+    assert all(isinstance(part, FakeTensor) for part in fused._call(name, *fakes))
+    bare = [a.to("meta") if isinstance(a, Tensor) else a for a in arguments]
+    assert all(part.is_meta for part in fused._call(name, *bare))
+
+
+@ONE_OF_A_KIND
+def test_under_a_compiler_the_machine_is_the_same(controller):
+    sizes = (7, 3, 1, 1, 1, 3, 2)
+    net = machine(sizes, controller).double()
+    net.engine = "fused"
+    inputs = random_inputs(sizes)
+    found = []
+    for run in (net, torch.compile(net, backend="aot_eager")):
+        logits, _ = run(inputs)
+        found.append([logits, *torch.autograd.grad(logits.square().sum(), [*net.parameters()])])
+    for one, other in zip(*found, strict=True):
+        assert error(other, one) <= 1e-12
+
+
+@ONE_OF_A_KIND
+def test_differentiating_twice_is_refused(controller):
+    net = machine(SMALL, controller)
+    net.engine = "fused"
+    logits, _ = net(random_inputs(SMALL, torch.float32))
+    (by_bias,) = torch.autograd.grad(logits.sum(), [net.emit.bias], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        by_bias.square().sum().backward()
 
 
 @OPERATOR
@@ -360,11 +388,24 @@ def test_gradcheck_of_the_operator(name):
     assert torch.autograd.gradcheck(run, arguments_of(name, torch.float64), fast_mode=True)
 
 
-def test_without_gradients_no_memories_are_kept():
-    for name, place in (("lstm_loop", 10), ("feedforward_loop", 6)):
-        operator, arguments = getattr(torch.ops.ntm, name), arguments_of(name, torch.float32)
-        assert operator(*arguments[:-1], False)[place].numel() == 0
-        assert operator(*arguments)[place].shape == (2, 3, 3, 7)
+@pytest.mark.parametrize("controller", ["lstm", "feedforward"])
+def test_without_gradients_no_memories_are_kept(controller, monkeypatch):
+    call, kept = fused._call, []
+
+    def watched(name, *arguments):
+        outputs = getattr(torch.ops.ntm, name)(*arguments)
+        kept.extend(part.shape[0] for part in outputs if part.shape[1:] == (3, 3, 7))
+        return call(name, *arguments)
+
+    monkeypatch.setattr(fused, "_call", watched)
+    net = machine(SMALL, controller)
+    net.engine = "fused"
+    inputs = random_inputs(SMALL, torch.float32)
+    with torch.no_grad():
+        net(inputs)
+    assert kept == [0]
+    net(inputs)
+    assert kept == [0, 2]  # before steps 0 and 4 of 6
 
 
 # What is not finite
@@ -383,7 +424,7 @@ def torch_fills_new_memory_with_nan():
 @pytest.mark.usefixtures("torch_fills_new_memory_with_nan")
 @ORDER
 @EVERY_CONTROLLER
-def test_scratch_memory_is_never_read_before_it_is_written(controller, read_first):
+def test_memory_from_torch_is_never_read_before_it_is_written(controller, read_first):
     net = machine(SMALL, controller, read_first=read_first).double()
     inputs = random_inputs(SMALL)
     filled = outcome(net, "fused", inputs)
@@ -436,6 +477,25 @@ def test_what_is_not_finite_shows_at_the_same_places(controller, read_first, dty
         assert value[:, 0].isfinite().all()
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), -1.0, 0.0, 2.0])
+def test_relu_of_what_is_not_finite_and_its_derivative_are_those_of_torch(value):
+    raw = torch.zeros(1, 12)
+    raw[0, 0] = raw[0, 11] = value  # the read head's key and the add vector
+    start = torch.full((1, 3, 1), 0.5), torch.full((1, 2, 3), 1 / 3)
+    layout = HeadLayout(1, 1, 1, 0, "relu", "relu", True)
+    found = []
+    for engine in ("reference", "fused"):
+        raw = raw.detach().requires_grad_()
+        if engine == "fused":
+            outputs = fused.memory_step(raw, *start, layout[1:], NORM_FLOOR)
+        else:
+            outputs = memory_step(raw, layout, NTMState(*start, torch.zeros(1, 1, 1), None))
+        sum(part.sum() for part in outputs).backward()
+        found.append([*outputs, raw.grad])
+    for truth, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, truth, equal_nan=True, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("controller", ["lstm", "own"])
 def test_nan_reaches_the_gradients(controller):
     sizes = (7, 3, 1, 1, 1, 5, 3)
@@ -472,7 +532,7 @@ found = {}
 for name in sys.argv[1:]:
     controller, dtype = name.split(",")
     sizes = 128, 20, 1, 2, 1, 10, 5
-    net = machine(sizes, controller).to(getattr(torch, dtype))
+    net = machine(sizes, controller, read_first=dtype == "float32").to(getattr(torch, dtype))
     parts = outcome(net, "fused", random_inputs(sizes, getattr(torch, dtype)))
     content = b"".join(part[key].numpy().tobytes() for part in parts for key in sorted(part))
     found[name] = hashlib.sha256(content).hexdigest()
@@ -482,7 +542,8 @@ print(*(f"{name}={found[name]}" for name in sorted(found)), sep="\\n")
 
 def test_the_same_bits_in_every_process():
     """Whatever was loaded before, and whatever memory not yet written to holds."""
-    names = ["lstm,float32", "feedforward x3,float32", "own,float32", "lstm,float64"]
+    kinds = ["lstm", "feedforward x3", "own"]
+    names = [f"{kind},{dtype}" for kind in kinds for dtype in ("float32", "float64")]
     orders = [names, names[::-1], names, names[2:] + names[:2]]
     # The C library fills new memory with 0x7f, a number beyond all others.
     environments = [{}, {}, {"MALLOC_PERTURB_": "128"}, {}]

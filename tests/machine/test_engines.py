@@ -17,6 +17,7 @@ from comparing import (
     outcome,
     random_inputs,
 )
+from torch.nn.utils import prune
 from torch.profiler import ProfilerActivity, profile
 
 from ntm.data import TRAINING, VALIDATION, sample
@@ -79,6 +80,32 @@ def test_auto_takes_the_reference_where_fused_does_not_apply_and_says_why(caplog
         "engine auto: reference, fused is for the CPU, got cuda",
         "engine auto: reference, fused is for float32 and float64, got another precision",
     ]
+
+
+class Louder(LSTMController):
+    """A controller of a user's own that is one of ours but for a factor."""
+
+    def forward(self, inputs, state):
+        outputs, state = super().forward(inputs, state)
+        return 2 * outputs, state
+
+
+def test_what_a_user_adds_to_a_controller_takes_effect():
+    louder = NTM(WIDTH, OUT, 7, 3, controller=functools.partial(Louder, hidden_size=5))
+    pruned = NTM(WIDTH, OUT, 7, 3, controller=functools.partial(LSTMController, hidden_size=5))
+    prune.random_unstructured(pruned.controller.layers[0], "weight_hh", amount=0.5)
+    heard = NTM(WIDTH, OUT, 7, 3, controller=functools.partial(LSTMController, hidden_size=5))
+    heard.emit.register_forward_hook(lambda *arguments: 2 * arguments[-1])
+    inputs = torch.randn(4, 2, WIDTH)
+    for net in (louder, pruned, heard):
+        found = []
+        for engine in ("reference", "fused"):
+            net.engine = engine
+            found.append(net(inputs)[0])
+        assert error(found[1], found[0]) <= 1e-5
+    assert "module of its own" in louder._fused_unit()
+    assert "hooks wait" in pruned._fused_unit()
+    assert "hooks wait" in heard._fused_unit()
 
 
 def test_dropout_is_no_hindrance_once_training_is_over():

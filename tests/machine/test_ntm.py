@@ -536,7 +536,7 @@ def test_state_of_another_size_is_refused():
     net = network()
     state = net.initial_state(B)
     net.resize_memory(9)
-    with pytest.raises(ValueError, match=r"^state must .*\(2, 9, 3\), got \(2, 6, 3\)$"):
+    with pytest.raises(ValueError, match=r"^state's memory must .*\(2, 9, 3\), got \(2, 6, 3\)$"):
         net(random_inputs(), state)
 
 
@@ -876,7 +876,30 @@ def test_inputs_of_wrong_shape(method, shape, batch_first):
         getattr(net, method)(torch.zeros(shape).double())
 
 
+OF_ANOTHER_MACHINE = {
+    "fewer heads": lambda s: s._replace(weightings=s.weightings[:, :1]),
+    "weightings of fewer locations": lambda s: s._replace(weightings=s.weightings[..., :4]),
+    "weightings of one sequence": lambda s: s._replace(weightings=s.weightings[:1]),
+    "shorter reads": lambda s: s._replace(reads=s.reads[..., :1]),
+    "another precision": lambda s: s._replace(reads=s.reads.float()),
+    "more layers": lambda s: s._replace(controller=tuple(p.repeat(2, 1, 1) for p in s.controller)),
+    "smaller layers": lambda s: s._replace(controller=tuple(p[..., :2] for p in s.controller)),
+    "layers in another precision": lambda s: s._replace(
+        controller=tuple(p.float() for p in s.controller)
+    ),
+}
+
+
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+@pytest.mark.parametrize("change", OF_ANOTHER_MACHINE.values(), ids=OF_ANOTHER_MACHINE)
+def test_state_of_another_machine_is_refused(change, engine):
+    net = network(engine=engine)
+    state = change(net.initial_state(B))
+    with pytest.raises(ValueError, match=r"^state's .* must be .*, got "):
+        net(random_inputs(), state)
+
+
 def test_state_of_another_batch_is_refused():
     net = network()
-    with pytest.raises(ValueError, match=r"^state must .*\(2, 6, 3\), got \(3, 6, 3\)$"):
+    with pytest.raises(ValueError, match=r"^state's memory must .*\(2, 6, 3\), got \(3, 6, 3\)$"):
         net(random_inputs(), net.initial_state(3))

@@ -42,9 +42,13 @@ def kernels(controller: str, dtype: str) -> ModuleType:
         ready = folder / f"{controller}-{dtype}" if folder is not None else None
         if ready is None or not ready.exists():
             logger.info("compiling the fused engine, once on this machine")
-        numba.config.CACHE_DIR = str(folder or "")  # type: ignore[attr-defined]
-        module = importlib.import_module("ntm.kernels.cpu")
-        module.compile_for(controller, np.dtype(dtype))
+        config: Any = numba.config
+        users, config.CACHE_DIR = config.CACHE_DIR, str(folder or "")
+        try:
+            module = importlib.import_module("ntm.kernels.cpu")
+            module.compile_for(controller, np.dtype(dtype))
+        finally:
+            config.CACHE_DIR = users
         if ready is not None:
             ready.touch()
     return module

@@ -4,12 +4,12 @@ Read it beside G14 section 3: `_address` and `_step` are the equations in order,
 `_step_back` their derivatives in reverse. Memory lies element by element, M × N, so that the inner
 loops run over the N locations. One sequence is independent of the others; the products with the
 controller's weights take a block of sequences at once, because the weights then come from the
-nearest cache. Nothing here allocates per step, and every name in capitals is a size of the legend
-in `ntm`; K is R + W.
+nearest cache. Whole sequences allocate nothing per step. Names in capitals are sizes of the legend
+in `ntm`, and K = R + W, L layers of the controller, P raw emissions.
 
-The backward pass keeps, per step, the weightings and the raw emissions, and the memory of every
-`STRIDE`-th step alone: the memories between are written again, which costs less than reading them
-back would.
+For the backward pass the forward one keeps what the controller came to, the raw emissions,
+weightings and reads of every step, and the memory of every `STRIDE`-th step alone: the memories
+between are written again, which costs less than reading them back would.
 
 A loop either sums or stores, never both. One that does both is vectorised only where a check at run
 time finds its arrays far enough apart in memory, and sums in another order where not: the same run
@@ -50,7 +50,7 @@ def inlined(function: Any) -> Any:
 
 
 def pasted(function: Any) -> Any:
-    """Likewise, but before types are known: for what has one caller, and is long."""
+    """Likewise, but before types are known: for what is long and has a caller or two."""
     return njit(inline="always")(function)
 
 
@@ -92,8 +92,9 @@ def _activate(code, x, y):
         for j in range(x.size):
             y[j] = sigmoid(x[j])
     elif code == RELU:
+        zero = x.dtype.type(0)
         for j in range(x.size):
-            y[j] = x[j] * (x[j] > 0) if x[j] == x[j] else x[j]
+            y[j] = zero if x[j] <= zero else x[j]
     else:
         for j in range(x.size):
             y[j] = x[j]
@@ -110,8 +111,9 @@ def _activate_back(code, y, dy, dx):
         for j in range(y.size):
             dx[j] = dy[j] * y[j] * (one - y[j])
     elif code == RELU:
+        zero = one - one
         for j in range(y.size):
-            dx[j] = dy[j] if y[j] > 0 else dy[j] * 0
+            dx[j] = zero if y[j] <= zero else dy[j]
     else:
         for j in range(y.size):
             dx[j] = dy[j]
@@ -544,7 +546,8 @@ def _step_back(raw, R, W, shifts, key_code, add_code, read_first, least, memory,
                dreads, dafter, dw, dmemory, dprevious, draw):  # fmt: skip
     """Derivatives of `_step`.
 
-    Takes those of reads, after and w (which it uses up); fills those of memory, previous and raw.
+    Takes those of reads, after and w (and uses up the latter two); fills those of memory, previous
+    and raw.
     """
     M = memory.shape[0]
     K = R + W
@@ -646,7 +649,10 @@ def _heads_forward(t, first, last, layout, least, raw, memories, ws, reads, memo
 @pasted
 def _heads_backward(t, first, last, layout, least, raw, memories, ws, dreads, dreads_last,
                     dmemory, dw, draw, scratch):  # fmt: skip
-    """Derivatives of `_heads_forward`; dmemory, dw and dreads_last become those before step t."""
+    """Derivatives of `_heads_forward`; dmemory and dw become those before step t.
+
+    dreads_last is added to dreads and becomes zero: the controller adds to it.
+    """
     heads, dheads, lines, out, dring, dbefore, dprevious, stretch = scratch
     R, W, shifts, key_code, add_code, read_first = layout
     place = t % STRIDE
@@ -863,7 +869,7 @@ def step_forward(begin, end, layout, least, raw, memory, previous, after, w, rea
 @compiled
 def step_backward(begin, end, layout, least, raw, memory, previous, after, w,
                   dafter, dw, dreads, dmemory, dprevious, draw):  # fmt: skip
-    """Derivatives of `step_forward`; uses up dafter, dw and dreads, fills the rest."""
+    """Derivatives of `step_forward`; uses up dafter and dw, fills dmemory, dprevious and draw."""
     R, W, shifts, key_code, add_code, read_first = layout
     M, N = memory.shape[1], memory.shape[2]
     heads = _heads(R + W, W, M, shifts, raw)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ntm.kernels.compiling import kernels
@@ -156,6 +157,7 @@ PRECISIONS = {torch.float32: "float32", torch.float64: "float64"}
 LIBRARY = torch.library.Library("ntm", "DEF")
 STRAIGHT: dict[str, Callable[..., Any]] = {}
 """The functions behind the operators, with their derivatives."""
+PLAIN = {Tensor, torch.nn.Parameter}
 
 
 def _call(name: str, *arguments: Any) -> Any:
@@ -163,14 +165,24 @@ def _call(name: str, *arguments: Any) -> Any:
 
     The dispatcher's way from Python to Python takes as long as the memory takes for a step.
     """
-    if _watched():
+    if _watched() or not _plain(arguments):
         return getattr(torch.ops.ntm, name).default(*arguments)
     return STRAIGHT[name](*arguments)
 
 
 def _watched() -> bool:
-    """Whether a compiler or a mode of torch wants to see which operators are called."""
-    return torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    """Whether a compiler, a mode or a transform of torch is to see which operators are called."""
+    return (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
+
+
+def _plain(arguments: Sequence[Any]) -> bool:
+    """Whether the tensors are numbers in the CPU's memory and nothing else."""
+    return all(type(a) in PLAIN and a.is_cpu for a in arguments if isinstance(a, Tensor))
 
 
 def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -195,6 +207,8 @@ def _differentiate(
 ) -> None:
     """Give an operator its derivatives; as `torch.library.register_autograd`, with less around.
 
+    The derivatives have none themselves: differentiating twice is an error.
+
     Args:
         name: Of the operator.
         outputs: As many of them, the first, are differentiable, and all that is asked for; the
@@ -206,8 +220,8 @@ def _differentiate(
     """
     function, operator = STRAIGHT[name], getattr(torch.ops.ntm, name).default
 
-    def below_autograd(*arguments: Any) -> Any:
-        if not _watched():
+    def below_autograd(straight: bool, *arguments: Any) -> Any:
+        if straight:
             return function(*arguments)
         with torch._C._AutoDispatchBelowAutograd():
             return operator(*arguments)
@@ -215,18 +229,19 @@ def _differentiate(
     class Differentiable(torch.autograd.Function):
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Any:
-            *inputs, all_outputs = arguments
-            made = below_autograd(*inputs)
+            *inputs, straight = arguments
+            made = below_autograd(straight, *inputs)
             ctx.set_materialize_grads(False)
             ctx.zero = made[0].new_zeros(())
             ctx.shapes = [output.shape for output in made[:outputs]]
             save(ctx, tuple(inputs), made)
-            if not all_outputs:
+            if straight:
                 return made[:outputs]
             ctx.mark_non_differentiable(*made[outputs:])
             return made
 
         @staticmethod
+        @once_differentiable
         def backward(ctx: Any, *derivatives: Any) -> Any:
             whole = (
                 ctx.zero.expand(shape) if d is None else d
@@ -234,13 +249,13 @@ def _differentiate(
             )
             return *backward(ctx, *whole), None
 
-    def differentiable(all_outputs: bool, *arguments: Any) -> Any:
+    def differentiable(straight: bool, *arguments: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
-            return Differentiable.apply(*arguments, all_outputs)
-        return below_autograd(*arguments)
+            return Differentiable.apply(*arguments, straight)
+        return below_autograd(straight, *arguments)
 
-    STRAIGHT[name] = partial(differentiable, False)
-    LIBRARY.impl(name, partial(differentiable, True), "Autograd")
+    STRAIGHT[name] = partial(differentiable, True)
+    LIBRARY.impl(name, partial(differentiable, False), "Autograd")
 
 
 @_operator("lstm_loop")
@@ -548,7 +563,7 @@ def _memory_step_backward(
         raw.shape[0],
         *_setting(tuple(layout), norm_floor, raw.dtype),
         *_arrays(raw, memory.transpose(1, 2), previous, after.transpose(1, 2), w),
-        *_arrays(*map(_own, (dafter.transpose(1, 2), dw, dreads))),
+        *_arrays(_own(dafter.transpose(1, 2)), _own(dw), dreads),
         *_arrays(dmemory.transpose(1, 2), dprevious, draw),
     )
     return draw, dmemory, dprevious
@@ -601,7 +616,6 @@ def _emit_gradients(draw: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
     return flat.t() @ hidden.flatten(0, 1), flat.sum(0)
 
 
-@cache
 def _codes(layout: Layout) -> list[int]:
     R, W, S, key_activation, add_activation, read_first = layout
     codes = [ACTIVATIONS[key_activation], ACTIVATIONS[add_activation]]

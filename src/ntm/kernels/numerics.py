@@ -1,8 +1,8 @@
 """exp, log, sigmoid, softplus and tanh that vectorise, for compiled functions.
 
 The C library's are called one element at a time. In single precision these are polynomials (after
-Cephes, S. Moshier) with an error of a few units in the last place; in double precision they are the
-C library's. NaN stays NaN.
+Cephes, S. Moshier) with an error of a few units in the last place, for softplus of the larger of
+one and itself; in double precision they are the C library's. NaN stays NaN.
 """
 
 from __future__ import annotations

@@ -275,7 +275,7 @@ class NTM(nn.Module):
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
         like = self.emit.weight
-        dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+        dtype = _memory_precision(like.dtype)
 
         def batched(value: Tensor) -> Tensor:
             return value.to(like.device, dtype).expand(batch_size, -1, -1)
@@ -329,15 +329,15 @@ class NTM(nn.Module):
 
     def _fused_unit(self) -> str:
         """How much of the loop is one compiled function."""
-        whole = isinstance(self._whole_loop(), str)
-        return f"step by step: {self._whole_loop()}" if whole else "whole sequences at once"
+        loop = self._whole_loop()
+        return f"step by step: {loop}" if isinstance(loop, str) else "whole sequences at once"
 
     def _whole_loop(self) -> Callable[..., tuple[Tensor, Tensor, NTMState]] | str:
         """What runs whole sequences in one compiled function, or why nothing does."""
         controller = self.controller
-        if isinstance(controller, LSTMController):
+        if type(controller) is LSTMController:
             loop = self._whole_lstm_loop
-        elif isinstance(controller, FeedforwardController):
+        elif type(controller) is FeedforwardController:
             if controller.activation not in ACTIVATIONS:
                 return "the controller's activation is a function of its own"
             loop = self._whole_feedforward_loop
@@ -345,6 +345,8 @@ class NTM(nn.Module):
             return "the controller is a module of its own"
         if controller.dropout.p > 0 and self.training:
             return "the controller drops out"
+        if _hooked(controller) or _hooked(self.emit):
+            return "hooks wait for the controller or the emissions to be called"
         return loop
 
     def _reference_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
@@ -442,13 +444,25 @@ class NTM(nn.Module):
             inputs = inputs.transpose(0, 1)
         if state is None:
             return inputs, self.initial_state(inputs.shape[1])
-        expected = (inputs.shape[1], self.memory_size, self.layout.word_size)
-        if tuple(state.memory.shape) != expected:
-            raise ValueError(
-                f"state must hold a memory of shape (B, N, M) = {expected}, "
-                f"got {tuple(state.memory.shape)}"
-            )
+        self._check_state(state, inputs.shape[1])
         return inputs, state
+
+    def _check_state(self, state: NTMState, B: int) -> None:
+        """Refuse another machine's state: compiled functions would not notice."""
+        layout, weight = self.layout, self.emit.weight
+        K, R, M = layout.num_heads, layout.num_read_heads, layout.word_size
+        precision = _memory_precision(weight.dtype)
+        _check_part("memory", state.memory, "(B, N, M)", (B, self.memory_size, M), precision)
+        _check_part(
+            "weightings", state.weightings, "(B, R+W, N)", (B, K, self.memory_size), precision
+        )
+        _check_part("reads", state.reads, "(B, R, M)", (B, R, M), precision)
+        if isinstance(self.controller, LSTMController):
+            shape = len(self.controller.layers), B, self.controller.output_size
+            lowered = torch.is_autocast_enabled(weight.device.type)
+            for name, part in zip(("hidden", "cell"), state.controller, strict=True):
+                own = part.dtype if lowered else weight.dtype
+                _check_part(f"controller's {name}", part, "(layers, B, H)", shape, own)
 
     def _emit(self, output: Tensor) -> Tensor:
         """Raw emissions, in the weights' precision even where autocast lowers the controller's."""
@@ -460,6 +474,25 @@ class NTM(nn.Module):
     def _leave(self, logits: Tensor) -> Tensor:
         """Logits as the caller's inputs lay."""
         return logits.transpose(0, 1) if self.batch_first else logits
+
+
+def _memory_precision(dtype: torch.dtype) -> torch.dtype:
+    """Of memory, weightings and reads, by that of the weights: sharp weightings need it."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _check_part(
+    name: str, part: Tensor, letters: str, shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
+    if tuple(part.shape) != shape:
+        raise ValueError(f"state's {name} must be {letters} = {shape}, got {tuple(part.shape)}")
+    if part.dtype != dtype:
+        raise ValueError(f"state's {name} must be in {dtype}, got {part.dtype}")
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether something of a module's happens only when it, or a part of it, is called."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
 def _in_segments(
