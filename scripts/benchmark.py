@@ -83,8 +83,8 @@ def training_step(make: Callable[[], nn.Module], length: int, batch_size: int) -
     return step
 
 
-def fused(**arguments: object) -> Callable[[], nn.Module]:
-    """The NTM of the paper's size under the fused engine."""
+def machine(**arguments: object) -> Callable[[], nn.Module]:
+    """The NTM of the paper's size, under the fused engine unless told otherwise."""
     return partial(ntm.NTM, 9, 8, **{"engine": "fused", **arguments})
 
 
@@ -123,11 +123,11 @@ def table_main(arguments: argparse.Namespace) -> None:
     networks: dict[str, Callable[[], nn.Module]] = {
         "nn.LSTM(9, 100) + Linear": lambda: ntm.LSTM(9, 8, 100, 1, initial_state="zeros"),
         "LSTM baseline 3 x 256": lambda: ntm.LSTM(9, 8),
-        "NTM reference": fused(engine="reference"),
-        "NTM fused": fused(),
+        "NTM reference": machine(engine="reference"),
+        "NTM fused": machine(),
     }
     if arguments.compiled:
-        networks["NTM compiled"] = fused(engine="compiled")
+        networks["NTM compiled"] = machine(engine="compiled")
     columns = "length", "batch", "network", "ms per step", "spread", "over the first"
     heading("Training steps", *columns)
     for length in arguments.lengths:
@@ -145,7 +145,7 @@ def table_threads(arguments: argparse.Namespace) -> None:
     heading("Threads of one process, length 10", *columns)
     batch_sizes = [B for B in arguments.batch_sizes if B >= 8] or [8]
     for B in batch_sizes:
-        step = training_step(fused(), 10, B)
+        step = training_step(machine(), 10, B)
 
         def with_threads(threads: int, step: Step = step) -> None:
             torch.set_num_threads(threads)
@@ -198,7 +198,7 @@ def side_by_side(batch_size: int, rounds: int = 7) -> list[tuple[list[float], li
 def serve(connection: Connection, batch_size: int) -> None:
     """Train for as many seconds as asked, again and again, and say how many steps a second."""
     torch.set_num_threads(1)
-    step = training_step(fused(), 10, batch_size)
+    step = training_step(machine(), 10, batch_size)
     for _ in range(3):
         step()
     connection.send("warm")
@@ -214,13 +214,13 @@ def table_growth(arguments: argparse.Namespace) -> None:
     """Time by sequence length and by number of locations."""
     repeats = max(5, arguments.repeats // 4)
     heading("By length, batch 8, N 128", "length", "ms per step", "spread", "ms per time step")
-    times = measure({str(n): training_step(fused(), n, 8) for n in LENGTHS}, repeats)
+    times = measure({str(n): training_step(machine(), n, 8) for n in LENGTHS}, repeats)
     for length, values in zip(LENGTHS, times.values(), strict=True):
         each = statistics.median(values) / (2 * length + 1)
         print(f"| {length} | {told(values)} | {each:.3f} |")
     columns = "N", "ms per step", "spread", "µs per location"
     heading("By number of locations, batch 8, length 10", *columns)
-    steps = {str(N): training_step(fused(memory_size=N), 10, 8) for N in MEMORY_SIZES}
+    steps = {str(N): training_step(machine(memory_size=N), 10, 8) for N in MEMORY_SIZES}
     for N, values in zip(MEMORY_SIZES, measure(steps, repeats).values(), strict=True):
         print(f"| {N} | {told(values)} | {1e3 * statistics.median(values) / N:.1f} |")
 
@@ -241,7 +241,7 @@ def table_memory(arguments: argparse.Namespace) -> None:
             machines[f"fused | {segment}"] = {"segment": segment}
         if length < 1000:
             machines["reference | none"] = {"engine": "reference"}
-        steps = {name: training_step(fused(**kind), length, 8) for name, kind in machines.items()}
+        steps = {name: training_step(machine(**kind), length, 8) for name, kind in machines.items()}
         times = measure(steps, max(5, arguments.repeats // 6))
         for name, values in times.items():
             held = most_bytes(steps[name])
@@ -272,7 +272,7 @@ def table_controllers(arguments: argparse.Namespace) -> None:
     heading("Controllers, batch 8, length 10", *columns)
     for name, controller in CONTROLLERS.items():
         steps = {
-            engine: training_step(fused(controller=controller, engine=engine), 10, 8)
+            engine: training_step(machine(controller=controller, engine=engine), 10, 8)
             for engine in ("reference", "fused")
         }
         reference, by_fused = measure(steps, arguments.repeats).values()

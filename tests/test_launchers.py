@@ -220,7 +220,7 @@ def test_a_launcher_that_is_not_installed_names_its_install(launcher, extra, tmp
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
     assert "hydra/launcher" in done.stderr
-    assert f"pip install '.[{extra}]'" in done.stderr
+    assert f"pip install -e '.[{extra}]'" in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 

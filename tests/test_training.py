@@ -81,6 +81,7 @@ def test_the_default_run_solves_copy_and_leaves_a_complete_folder(tmp_path):
     for length in lengths:
         assert (folder / "figures" / f"length_{length}.png").stat().st_size > 0
     assert "tensorboard --logdir" in out
+    assert "engine auto: fused, whole sequences at once" in (folder / "train.log").read_text()
     steps = [int(row["sequences"]) for row in rows(folder)]
     assert event_steps(folder, "val/wrong_bits_per_sequence") == steps
 
@@ -128,8 +129,11 @@ def test_interrupting_says_where_it_goes_on_and_keeps_what_was_written(tmp_path)
     assert "last.ckpt" in err.strip().splitlines()[-1]
     assert "Traceback" not in err
     assert result(folder)["status"] == "interrupted"
+    seconds = result(folder)["seconds"]
+    assert seconds >= float(rows(folder)[-1]["seconds"])
     status, _, err = finish(tmp_path, "run_train", *SMALL)
     assert status == 0, err
+    assert result(folder)["seconds"] > seconds + 1  # of the second command, with all its imports
     assert result(folder)["status"] == "finished"
     assert [int(row["sequences"]) for row in rows(folder)] == [96, 192, 288, 384, 480]
 
@@ -249,6 +253,10 @@ def test_evaluating_merges_rows_and_draws(run_command, tmp_path, capsys):
     assert run_command("run_train", *SMALL, "sequences=96") == 0
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
     run = f"run={folder}"
+    # What trained may not run where it is evaluated.
+    text = (folder / "config.yaml").read_text().replace("engine: fused", "engine: compiled")
+    (folder / "config.yaml").write_text(text)
+    assert ntm.load(folder).engine == "auto"
     assert run_command("run_eval", run, "lengths=[3,9]", "memory_size=40", "sequences=3") == 0
     assert run_command("run_eval", run, "lengths=[3]", "checkpoint=last", "sequences=2") == 0
     assert run_command("run_eval", run, "lengths=[3]", "sequences=2") == 0

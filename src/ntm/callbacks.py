@@ -157,9 +157,10 @@ class Record(Checkpoint):
         """Wall time of the command so far, summed over resumptions."""
         return self.earlier_seconds + time.monotonic() - self._started
 
-    def begin(self, started: float) -> None:
-        """Count the command's time from ``started``, by the monotonic clock."""
+    def begin(self, started: float, earlier: float) -> None:
+        """Count the command's time from ``started``, by the monotonic clock, after ``earlier``."""
         self._started = started
+        self.earlier_seconds = earlier
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the time."""
@@ -250,7 +251,8 @@ class Record(Checkpoint):
         self.history = [tuple(entry) for entry in state_dict["history"]]
         self.best = tuple(state_dict["best"])
         self.training_seconds = state_dict["training_seconds"]
-        self.earlier_seconds = state_dict["seconds"]
+        # After the checkpoint it may have gone on for a while.
+        self.earlier_seconds = max(self.earlier_seconds, state_dict["seconds"])
 
 
 def solved_at(history: list[tuple[int, float]]) -> tuple[int | None, int | None]:

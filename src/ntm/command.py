@@ -6,6 +6,7 @@ A run that another process is at fails a command of its own, and does not fail a
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import os
 import re
@@ -14,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -64,7 +66,7 @@ def main(
     launched = False
     jobs: list[list[str]] = []
     try:
-        arguments = get_args_parser().parse_args()
+        arguments = _arguments()
         asks = ("help", "hydra_help", "cfg", "info", "shell_completion")
         if not any(getattr(arguments, ask) for ask in asks):
             launched = _launched(configs, name, arguments.overrides, arguments.multirun)
@@ -141,6 +143,22 @@ def _launched(configs: Path, name: str, overrides: list[str], sweep: bool) -> bo
         return False
     launchers.check_launcher(launcher, os.getcwd())
     return True
+
+
+def _arguments() -> argparse.Namespace:
+    """What Hydra makes of the command line.
+
+    Raises:
+        ConfigurationError: It holds an option that is none.
+
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise ConfigurationError(f"{message}; --help tells what there is")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    return parser.parse_args()
 
 
 def _hydra() -> Hydra:

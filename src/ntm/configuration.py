@@ -106,6 +106,7 @@ GOVERNED = {
     "max_epochs": "sequences",
     "min_epochs": "sequences",
     "max_steps": "sequences",
+    "max_time": "sequences, or end the command after so long, as by timeout 1h; it goes on later",
     "min_steps": "sequences",
     "limit_train_batches": "sequences",
     "overfit_batches": "sequences",

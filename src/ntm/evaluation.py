@@ -42,6 +42,8 @@ def restore(folder: RunFolder, checkpoint: str) -> tuple[Task, nn.Module]:
     weights = load_checkpoint(folder.checkpoint(checkpoint))
     config = folder.read_config()
     task: Task = build(config.task, "task")
+    if "engine" in config.model.network:  # that of the training machine may not run on this one
+        config.model.network.engine = "auto"
     network: nn.Module = build(
         config.model.network,
         "model.network",

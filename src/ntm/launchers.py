@@ -134,7 +134,7 @@ def missing(option: str) -> str | None:
     """What to install for a launcher that Hydra does not know; None if that is not it."""
     for name, extra in INSTALLS.items():
         if option.startswith(name):
-            return f"hydra/launcher needs the {name} launcher of Hydra: pip install '.[{extra}]'"
+            return f"hydra/launcher needs the {name} launcher of Hydra: pip install -e '.[{extra}]'"
     return None
 
 

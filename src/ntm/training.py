@@ -327,7 +327,12 @@ def _trainer(config: DictConfig, data: SequenceData, stages: Stages, record: Rec
     if not fast:
         callbacks.append(record)
     loggers = [build(node, f"logger.{name}") for name, node in config.logger.items()]
-    if arguments.pop("logger", None) is False or fast:
+    given = arguments.pop("logger", None)
+    if given not in (None, False):
+        raise ConfigurationError(
+            f"trainer.logger must be null or false, got {given!r}; logger= chooses the loggers"
+        )
+    if given is False or fast:
         loggers = []
     callbacks += _extra(arguments, "callbacks")
     plugins = [AtomicCheckpointIO(), *_extra(arguments, "plugins")]
@@ -384,9 +389,10 @@ def _extra(arguments: dict[Any, Any], name: str) -> list[Any]:
 
 
 def _execute(run: Run, started: float) -> dict[str, Any]:
-    folder = run.folder
-    folder.begin(run.config, resume=run.resume_from is not None)
-    run.record.begin(started)
+    folder, resumes = run.folder, run.resume_from is not None
+    earlier = folder.read_result().get("seconds", 0.0) if resumes else 0.0
+    folder.begin(run.config, resume=resumes)
+    run.record.begin(started, earlier)
     with _train_log(folder), _terminable():
         _write_beginning(run)
         try:
@@ -395,7 +401,8 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
             _finish(run)
         except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
             reason = str(stop) if isinstance(stop, Interrupted) else "stopped at once"
-            folder.write_result(status=runs.INTERRUPTED, reason=reason)
+            seconds = round(run.record.seconds, 1)
+            folder.write_result(status=runs.INTERRUPTED, reason=reason, seconds=seconds)
             goes_on = folder.last if folder.last.is_file() else "the beginning"
             logger.info("interrupted (%s); the same command goes on from %s", reason, goes_on)
             raise Interrupted(reason) from stop
@@ -406,7 +413,8 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
             elsewhere = told["status"] == runs.FAILED and told["reason"] != reason
             with suppress(OSError):  # a full disk must not hide the reason
                 if not elsewhere:
-                    folder.write_result(status=runs.FAILED, reason=reason)
+                    seconds = round(run.record.seconds, 1)
+                    folder.write_result(status=runs.FAILED, reason=reason, seconds=seconds)
                 with open(folder.log, "a") as file:
                     traceback.print_exc(file=file)
             if elsewhere:

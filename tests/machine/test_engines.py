@@ -61,23 +61,26 @@ SMALL = (7, 3, 2, 2, 1, 6, 3)
     ids=["lstm", "feedforward", "lstm x2", "dropout", "feedforward dropout", "cosine", "own"],
 )
 def test_auto_says_once_what_it_picked_and_why(arguments, said, caplog):
-    caplog.set_level("INFO", logger="ntm")
-    ntm_module._announce.cache_clear()
     auto = NTM(WIDTH, OUT, 7, 3, engine="auto", **arguments)
     assert auto.engine_for("cpu", torch.float32) == "fused"
-    auto(torch.randn(3, 2, WIDTH))
+    caplog.set_level("INFO", logger="ntm")
+    for _ in range(2):
+        auto(torch.randn(3, 2, WIDTH))
     messages = [r.message for r in caplog.records if r.message.startswith("engine")]
     assert messages == [f"engine auto: fused, {said}"]
 
 
 def test_auto_takes_the_reference_where_fused_does_not_apply_and_says_why(caplog):
-    caplog.set_level("INFO", logger="ntm")
-    ntm_module._announce.cache_clear()
     auto = NTM(WIDTH, OUT, 7, 3)
     assert auto.engine_for("cuda", torch.float32) == "reference"
     assert auto.engine_for("cpu", torch.bfloat16) == "reference"
+    caplog.set_level("INFO", logger="ntm")
+    auto.to("meta")(torch.empty(3, 2, WIDTH, device="meta"))
+    auto.to_empty(device="cpu").bfloat16()
+    auto._announced = None
+    auto(torch.zeros(3, 2, WIDTH, dtype=torch.bfloat16))
     assert [r.message for r in caplog.records] == [
-        "engine auto: reference, fused is for the CPU, got cuda",
+        "engine auto: reference, fused is for the CPU, got meta",
         "engine auto: reference, fused is for float32 and float64, got another precision",
     ]
 

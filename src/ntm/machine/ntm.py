@@ -241,6 +241,7 @@ class NTM(nn.Module):
         self.memory_size = memory_size
         self.batch_first = batch_first
         self.engine = engine
+        self._announced: str | None = None
         self.segment = segment
         self.layout = HeadLayout(
             word_size,
@@ -302,7 +303,10 @@ class NTM(nn.Module):
 
     def _run(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
         """Outputs of the controller and reads of all steps, time-major, and the state after."""
-        loop = getattr(self, f"_{self.engine_for(inputs.device, inputs.dtype)}_loop")
+        engine = self.engine_for(inputs.device, inputs.dtype)
+        if self.engine == "auto" and engine != self._announced:
+            self._announce(engine, inputs)
+        loop = getattr(self, f"_{engine}_loop")
         if self.segment is None or not torch.is_grad_enabled():
             return loop(inputs, state)
         return _in_segments(loop, inputs, state, self.segment)
@@ -318,14 +322,18 @@ class NTM(nn.Module):
             return self.engine
         device = torch.device(device).type
         if self.engine == "auto":
-            hindrance = _not_fused(device, dtype)
-            _announce(*(("reference", hindrance) if hindrance else ("fused", self._fused_unit())))
-            return "reference" if hindrance else "fused"
+            return "reference" if _not_fused(device, dtype) else "fused"
         fused = self.engine == "fused"
         hindrance = _not_fused(device, dtype) if fused else _not_compiled(device)
         if hindrance is not None:
             raise ValueError(f"engine {self.engine} cannot run: {hindrance}; use auto or reference")
         return self.engine
+
+    def _announce(self, engine: str, inputs: Tensor) -> None:
+        """Say once which engine was picked, and why."""
+        self._announced = engine
+        why = _not_fused(inputs.device.type, inputs.dtype) or self._fused_unit()
+        logger.info("engine auto: %s, %s", engine, why)
 
     def _fused_unit(self) -> str:
         """How much of the loop is one compiled function."""
@@ -551,12 +559,6 @@ def _not_compiled(device: str) -> str | None:
     if device not in ("cpu", "cuda"):
         return f"compiled is for the CPU and CUDA, got {device}"
     return None
-
-
-@cache
-def _announce(engine: str, why: str) -> None:
-    """Say once which engine was picked, and why."""
-    logger.info("engine auto: %s, %s", engine, why)
 
 
 def check_shifts_fit(shift_range: int, memory_size: int) -> None:
