@@ -75,10 +75,9 @@ def test_auto_takes_the_reference_where_fused_does_not_apply_and_says_why(caplog
     assert auto.engine_for("cuda", torch.float32) == "reference"
     assert auto.engine_for("cpu", torch.bfloat16) == "reference"
     caplog.set_level("INFO", logger="ntm")
-    auto.to("meta")(torch.empty(3, 2, WIDTH, device="meta"))
-    auto.to_empty(device="cpu").bfloat16()
+    auto._announce("reference", torch.empty(3, 2, WIDTH, device="meta"))
     auto._announced = None
-    auto(torch.zeros(3, 2, WIDTH, dtype=torch.bfloat16))
+    auto.bfloat16()(torch.zeros(3, 2, WIDTH, dtype=torch.bfloat16))
     assert [r.message for r in caplog.records] == [
         "engine auto: reference, fused is for the CPU, got meta",
         "engine auto: reference, fused is for float32 and float64, got another precision",
