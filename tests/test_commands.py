@@ -32,7 +32,6 @@ WRONG = {
         ["task.max_length", "4"],
     ),
     "negative length": (["task.min_length=-2"], ["task.min_length", "at least 1", "-2"]),
-    "more than all silent": (["task.silence=1.5"], ["task.silence", "[0, 1]", "1.5"]),
     "no bits": (["task.bits=0"], ["task.bits", "at least 1", "0"]),
     "memory of no rows": (["model.network.memory_size=0"], ["model.network.memory_size", "0"]),
     "shifts wider than memory": (

@@ -123,16 +123,6 @@ class TestTraining:
         for k, batch in enumerate(drawn, start=3 * epoch):
             assert same(batch, sample(TASK, TRAINING, k, 8, (1, 6), 0))
 
-    def test_a_batch_is_told_how_much_of_the_budget_lies_before_it(self):
-        task = Copy(4, 3, 3, silence=1.0, silence_from=0.5)
-        made = data(task=task, sequences=8 * 10, validate_every=8 * 3)
-        drawn = [b for epoch in range(4) for b in at_epoch(made, epoch).train_dataloader()]
-        plain = [sample(Copy(4, 3, 3), TRAINING, k, 8, (3, 3), 0) for k in range(10)]
-        assert [same(a, b) for a, b in zip(drawn, plain, strict=True)] == [True] * 5 + [False] * 5
-        for judged in (made.val_dataloader(), made.test_dataloader()):
-            quiet = [batch.inputs[:3, :, :4].sum(-1) == 0 for batch in judged]
-            assert float(torch.cat(quiet, 1).float().mean()) < 0.1  # 1 in 16 by chance
-
     def test_the_interval_between_validations_changes_no_batch(self):
         often, seldom = data(validate_every=16), data(validate_every=128)
         drawn = [b for epoch in range(8) for b in at_epoch(often, epoch).train_dataloader()]

@@ -1,8 +1,7 @@
 """Fresh training sequences every epoch, fixed validation and test sets; nothing is stored.
 
-Batch k of a split is a function of (seed, split, k, difficulty range), in training also of the
-share of the budget that lies before it, and of nothing else, so resuming, worker processes and the
-number of devices change nothing.
+Batch k of a split is a function of (seed, split, k, difficulty range) and of nothing else, so
+resuming, worker processes and the number of devices change nothing.
 """
 
 from __future__ import annotations
@@ -29,15 +28,10 @@ def sample(
     batch_size: int,
     difficulties: tuple[int, int],
     seed: int = 0,
-    spent: float | None = None,
 ) -> Batch:
-    """Batch ``index`` of a split: the same for the same arguments, on every machine.
-
-    ``spent`` is the share of the training budget before it, None outside training.
-    """
+    """Batch ``index`` of a split: the same for the same arguments, on every machine."""
     entropy = np.random.SeedSequence([seed, split, index, *difficulties])
-    rng = np.random.Generator(np.random.Philox(entropy))
-    batch = task.sample(rng, batch_size, difficulties, spent)
+    batch = task.sample(np.random.Generator(np.random.Philox(entropy)), batch_size, difficulties)
     # Into torch's own aligned memory: where NumPy's lies differs from process to process, and
     # matrix products round differently with it.
     return Batch(*(part.clone() for part in batch))
@@ -51,14 +45,13 @@ def fixed_set(task: Task, split: int, at_least: int) -> list[Batch]:
 
 
 class _TrainingBatches(Dataset[Batch]):
-    """Batch k of the training split, of so many in all; this process's rows of it."""
+    """Batch k of the training split, this process's rows of it."""
 
     def __init__(
         self,
         task: Task,
         seed: int,
         batch_size: int,
-        batches: int,
         difficulties: tuple[int, int],
         rank: int,
         world_size: int,
@@ -66,21 +59,12 @@ class _TrainingBatches(Dataset[Batch]):
         self.task = task
         self.seed = seed
         self.batch_size = batch_size
-        self.batches = batches
         self.difficulties = difficulties
         self.rank = rank
         self.world_size = world_size
 
     def __getitem__(self, k: int) -> Batch:
-        batch = sample(
-            self.task,
-            TRAINING,
-            k,
-            self.batch_size,
-            self.difficulties,
-            self.seed,
-            spent=k / self.batches,
-        )
+        batch = sample(self.task, TRAINING, k, self.batch_size, self.difficulties, self.seed)
         return rows(batch, self.rank, self.world_size)
 
 
@@ -139,7 +123,6 @@ class SequenceData(pl.LightningDataModule):
             self.task,
             self.seed,
             self.batch_size,
-            self.batches,
             self.difficulties,
             self.trainer.global_rank,
             self.trainer.world_size,

@@ -140,34 +140,6 @@ def test_bits_are_fair_and_independent():
         assert abs(together) < 4 * 0.25 / one.numel() ** 0.5
 
 
-@pytest.mark.parametrize("mixed", [False, True])
-def test_silence_comes_late_in_training_alone(mixed):
-    plain = Copy(mixed_lengths=mixed)
-    silent = Copy(mixed_lengths=mixed, silence=1.0, silence_from=0.5)
-
-    def batch(task: Copy, spent: float | None) -> Batch:
-        return task.sample(np.random.default_rng(3), 400, (20, 20), spent)
-
-    for spent in (None, 0.0, 0.49):
-        for one, other in zip(batch(silent, spent), batch(plain, spent), strict=True):
-            assert one.equal(other)
-    before, late = batch(plain, 0.5), batch(silent, 0.5)
-    vectors, all_vectors = (part.inputs[:20, :, :8] for part in (late, before))
-    quiet = vectors.sum(-1) == 0
-    assert quiet.float().mean() == pytest.approx(0.5 + 0.5 / 256, abs=0.02)
-    assert (quiet[1:] & quiet[:-1]).float().mean() == pytest.approx(0.25, abs=0.02)
-    assert vectors[~quiet].equal(all_vectors[~quiet])
-    for row in range(400):
-        check_row(late, row)
-
-
-def test_silence_takes_its_share_of_the_sequences():
-    task = Copy(silence=0.2)
-    batch = task.sample(np.random.default_rng(3), 4000, (20, 20), 0.0)
-    silent = (batch.inputs[:20, :, :8].sum(-1) == 0).sum(0) >= 4  # by chance in one of a million
-    assert silent.float().mean() == pytest.approx(0.2, abs=0.02)
-
-
 @pytest.mark.parametrize(
     ("arguments", "name"),
     [
@@ -175,8 +147,6 @@ def test_silence_takes_its_share_of_the_sequences():
         ({"min_length": 0}, "min_length"),
         ({"min_length": 5, "max_length": 4}, "max_length"),
         ({"max_length": 0}, "max_length"),
-        ({"silence": 1.5}, "silence"),
-        ({"silence_from": -0.1}, "silence_from"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else value,
 )

@@ -2,13 +2,13 @@
 
 from ntm.machine.controllers import FeedforwardController, LSTMController
 from ntm.machine.ntm import NTM, NTMState, Trace
-from ntm.machine.penalty import SharpeningPenalty
+from ntm.machine.penalty import EffortPenalty
 
 __all__ = [
     "NTM",
+    "EffortPenalty",
     "FeedforwardController",
     "LSTMController",
     "NTMState",
-    "SharpeningPenalty",
     "Trace",
 ]

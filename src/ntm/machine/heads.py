@@ -54,6 +54,11 @@ class HeadLayout(NamedTuple):
         each = sum(self.address_sizes)
         return [each * (head + 1) - 1 for head in range(self.num_heads)]
 
+    @property
+    def write_places(self) -> slice:
+        """Where e of all write heads stands in it, and then a of all."""
+        return slice(self.num_heads * sum(self.address_sizes), None)
+
 
 class Emissions(NamedTuple):
     """What all heads emit in one step. Read heads come first along the axis of R+W."""

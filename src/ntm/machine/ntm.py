@@ -12,7 +12,6 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from ntm.checks import check_at_least, check_choice, check_inputs
@@ -295,11 +294,13 @@ class NTM(nn.Module):
         hidden, reads, state = self._run(*self._enter(inputs, state))
         return self._leave(self._logits(hidden, reads)), state
 
-    def with_sharpening(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of sequences that start afresh, and γ (G14 eq. 9) of every step, (T, B, R+W)."""
+    def with_emissions(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of sequences that start afresh, and every step's raw emissions, (T, B, P).
+
+        P is ``layout.size``; `HeadLayout` says what stands where.
+        """
         hidden, reads, _ = self._run(*self._enter(inputs, None))
-        raw = self._emit(hidden)[..., self.layout.sharpening_places]
-        return self._leave(self._logits(hidden, reads)), 1 + F.softplus(raw)
+        return self._leave(self._logits(hidden, reads)), self._emit(hidden)
 
     def _run(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
         """Outputs of the controller and reads of all steps, time-major, and the state after."""

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from ntm.checks import check_share
+from ntm.machine.heads import ACTIVATIONS
 from ntm.machine.ntm import NTM
 
 
-class SharpeningPenalty:
-    """Keeps heads from sharpening in the first part of training: weight · mean(γ − 1).
+class EffortPenalty:
+    """A price on sharpening and on writing in the first part of training.
 
     Sharpening (G14 eq. 9) takes back a shift that is made in part, so the loss does not tell a head
     that moves by 0.01 from one that moves by 0.4. Whether to move or to stay is then decided by
     margins that a rare vector crosses, and copies longer than those of training go wrong. Heads
     that cannot sharpen have to learn whole shifts, and keep them when they sharpen later.
 
+    Writing (G14 eq. 3 and 4) where nothing is to be kept costs no bit at the lengths of training:
+    a write head spread over all locations while the machine answers wears each a little with every
+    step. A hundred steps later what it held is gone.
+
     Args:
-        weight: At least 0.
+        sharpening: Times the mean of γ − 1 over steps and heads; at least 0.
+        writing: Times the mean of e + a² over steps, write heads and elements; at least 0.
         until: Share of the training budget after which there is no penalty, in [0, 1].
 
     Raises:
@@ -25,14 +32,21 @@ class SharpeningPenalty:
 
     """
 
-    def __init__(self, weight: float, until: float) -> None:
-        if weight < 0:
-            raise ValueError(f"weight must be at least 0, got {weight}")
+    def __init__(self, sharpening: float, writing: float, until: float) -> None:
+        for name, weight in (("sharpening", sharpening), ("writing", writing)):
+            if weight < 0:
+                raise ValueError(f"{name} must be at least 0, got {weight}")
         check_share("until", until)
-        self.weight = weight
+        self.sharpening = sharpening
+        self.writing = writing
         self.until = until
 
     def __call__(self, network: NTM, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (T, B, O) for inputs (T, B, I), and the penalty of every step and head."""
-        logits, sharpening = network.with_sharpening(inputs)
-        return logits, self.weight * (sharpening - 1)
+        """Logits (T, B, O) for inputs (T, B, I), and the penalty of every step, (T, B)."""
+        logits, raw = network.with_emissions(inputs)
+        layout = network.layout
+        sharpened = F.softplus(raw[..., layout.sharpening_places]).mean(-1)
+        erase, add = raw[..., layout.write_places].chunk(2, dim=-1)
+        add = ACTIVATIONS[layout.add_activation](add)
+        written = (erase.sigmoid() + add.square()).mean(-1)
+        return logits, self.sharpening * sharpened + self.writing * written

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ntm.checks import check_at_least, check_share
+from ntm.checks import check_at_least
 from ntm.tasks.task import Batch
 
 
@@ -28,11 +28,6 @@ class Copy:
         max_length: Longest sequence in training, at least ``min_length``.
         mixed_lengths: Draw a length for every sequence instead of one for every batch; shorter
             ones end early and are masked.
-        silence: Share of the sequences in which every vector is silent, all zeros, by the toss of
-            a coin. Late in training only. A silent vector looks like the empty inputs of the
-            answer's time, and two in a row, one pair in 65,536 at 8 bits, are too rare to be
-            learned from by chance.
-        silence_from: Share of the training budget from which on there are such sequences.
         start_flag: Begin with a step that holds nothing but a flag on the last channel; then
             I = bits + 2 and T = 2L + 2.
         name: What the task is called in run folders and reports.
@@ -50,8 +45,6 @@ class Copy:
         min_length: int = 1,
         max_length: int = 20,
         mixed_lengths: bool = False,
-        silence: float = 0.0,
-        silence_from: float = 0.0,
         start_flag: bool = False,
         name: str = "copy",
     ) -> None:
@@ -61,23 +54,15 @@ class Copy:
             raise ValueError(
                 f"max_length must be at least min_length = {min_length}, got {max_length}"
             )
-        check_share("silence", silence)
-        check_share("silence_from", silence_from)
         self.name = name
         self.input_size = bits + 1 + start_flag
         self.output_size = bits
         self.difficulties = (min_length, max_length)
         self.mixed_lengths = mixed_lengths
-        self.silence = silence
-        self.silence_from = silence_from
         self.start_flag = start_flag
 
     def sample(
-        self,
-        rng: np.random.Generator,
-        batch_size: int,
-        difficulties: tuple[int, int],
-        spent: float | None = None,
+        self, rng: np.random.Generator, batch_size: int, difficulties: tuple[int, int]
     ) -> Batch:
         """Draw sequences; see `Task.sample`. T is that of the longest length drawn."""
         shortest, longest = difficulties
@@ -90,9 +75,6 @@ class Copy:
         targets = np.zeros((steps, batch_size, bits), np.float32)
         mask = np.zeros((steps, batch_size), np.float32)
         vectors = rng.integers(0, 2, (lengths.max(), batch_size, bits))
-        if self.silence and spent is not None and spent >= self.silence_from:
-            quiet = rng.random(batch_size) < self.silence
-            vectors[quiet & (rng.random(vectors.shape[:2]) < 0.5)] = 0
         inputs[:begin, :, -1] = 1
         for length in np.unique(drawn):
             rows = lengths == length

@@ -38,19 +38,6 @@ class Task(Protocol):
     """The task's whole range, both ends included."""
 
     def sample(
-        self,
-        rng: np.random.Generator,
-        batch_size: int,
-        difficulties: tuple[int, int],
-        spent: float | None = None,
+        self, rng: np.random.Generator, batch_size: int, difficulties: tuple[int, int]
     ) -> Batch:
-        """Draw sequences, their difficulty uniform over the range, both ends included.
-
-        Args:
-            rng: What is drawn from.
-            batch_size: B.
-            difficulties: The range.
-            spent: Share of the training budget that is spent, in [0, 1), for a task that practises
-                something late; None where a network is judged.
-
-        """
+        """Draw sequences, their difficulty uniform over the range, both ends included."""
