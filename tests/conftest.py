@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -13,6 +14,11 @@ import torch
 from runners import ROOT
 
 from ntm import command
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: who tests a command waits for its processes."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.fixture(autouse=True)

@@ -112,6 +112,28 @@ def test_stopped_or_lost_processes_end_together_and_go_on_to_the_same_bits(whole
     )
 
 
+WATCHED = """
+import os, subprocess, sys, time
+from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
+from ntm import training
+training.SECONDS_TO_TELL = 3
+dead = subprocess.Popen([sys.executable, "-c", "raise SystemExit(1)"])
+dead.wait()
+_ChildProcessObserver(os.getpid(), [dead], sleep_period=0).start()
+time.sleep(1)
+print("told", flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_first_process_has_time_to_tell_before_it_is_killed():
+    """Lightning would kill it within five seconds of another's death, noticed or not."""
+    command = [sys.executable, "-c", WATCHED]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert done.stdout == "told\n", done.stderr
+    assert done.returncode == -signal.SIGKILL
+
+
 def test_runs_of_a_sweep_use_several_devices_one_after_another(whole, tmp_path):
     status, out, err = finish(tmp_path, "run_train", "-m", *UNEVEN, *TWO, "seed=0,1")
     assert status == 0, err

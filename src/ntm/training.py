@@ -22,6 +22,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from omegaconf import DictConfig
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from pytorch_lightning.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
@@ -351,6 +352,23 @@ def _trainer(config: DictConfig, data: SequenceData, stages: Stages, record: Rec
         )
     except Exception as error:
         raise ConfigurationError(f"trainer: {one_line(error)}") from error
+
+
+SECONDS_TO_TELL = 15
+"""What the first process of a run is given to notice, write and say that another has died."""
+_kill_all = _ChildProcessObserver._terminate_all
+
+
+def _kill_late(observer: _ChildProcessObserver) -> None:
+    """Kill a run whose other processes have died, once the first has had time to tell.
+
+    Lightning does it up to five seconds after, which may be before the first has noticed.
+    """
+    time.sleep(SECONDS_TO_TELL)
+    _kill_all(observer)
+
+
+_ChildProcessObserver._terminate_all = _kill_late  # type: ignore[method-assign,assignment]
 
 
 def _check_devices(trainer: pl.Trainer, config: DictConfig) -> None:
