@@ -21,6 +21,14 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
+LONG = ("test_sweeps", "test_devices", "test_training", "test_package")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What starts processes comes first: at the end, a worker would be left alone with it."""
+    items.sort(key=lambda item: not (item.path.stem in LONG or item.get_closest_marker("slow")))
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
