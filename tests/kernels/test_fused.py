@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 
+import numba
 import pytest
 import torch
 from comparing import (
@@ -29,6 +30,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 
 from ntm.kernels import fused
+from ntm.kernels.compiling import kernels
 from ntm.machine import FeedforwardController, NTMState
 from ntm.machine.addressing import NORM_FLOOR
 from ntm.machine.heads import HeadLayout
@@ -565,6 +567,12 @@ def test_the_same_bits_in_every_process():
 
 
 # The cache
+
+
+def test_the_users_own_cache_of_numba_is_left_alone(monkeypatch):
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "of the user")
+    kernels.__wrapped__("any", "float32")
+    assert numba.config.CACHE_DIR == "of the user"
 
 
 PROGRAM = """
