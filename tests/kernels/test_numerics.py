@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ntm.kernels import numerics
-from ntm.kernels.compiling import kernels
+from ntm.kernels.cpu import SAFE
 
 SINGLE, DOUBLE = np.float32, np.float64
 PRECISIONS = pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=["float32", "float64"])
@@ -30,7 +30,7 @@ def loop_of(name: str) -> Callable[[np.ndarray, np.ndarray], None]:
     """A function over an array, compiled as the kernels are."""
     function = getattr(numerics, name)
 
-    @numba.njit(fastmath=kernels("any", "float32").SAFE, error_model="numpy")
+    @numba.njit(fastmath=SAFE, error_model="numpy")
     def run(values, out):
         for j in range(values.size):
             out[j] = function(values[j])

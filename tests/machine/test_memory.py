@@ -125,57 +125,60 @@ def test_gradient_of_write(heads):
 
 # Initial memory
 
+LIKE = torch.empty(0, dtype=torch.float64)
+"""Of the precision that is wanted."""
+
 
 def test_constant_memory():
     initial = ConstantMemory(N, M)
-    assert torch.equal(initial(N), torch.full((N, M), 1e-6, dtype=torch.float64))
-    assert torch.equal(initial(2 * N), torch.full((2 * N, M), 1e-6, dtype=torch.float64))
+    assert torch.equal(initial(N, LIKE), torch.full((N, M), 1e-6, dtype=torch.float64))
+    assert torch.equal(initial(2 * N, LIKE), torch.full((2 * N, M), 1e-6, dtype=torch.float64))
     assert not list(initial.parameters())
 
 
 def test_random_memory_is_within_bounds_and_fixed():
     initial = RandomMemory(50, 16)
-    first = initial(50)
+    first = initial(50, LIKE)
     assert first.shape == (50, 16)
     assert first.abs().max() <= 1 / math.sqrt(16)
     assert first.abs().max() > 0.9 / math.sqrt(16)
     assert abs(first.mean()) < 0.03
     assert len(first.unique()) == first.numel()
-    assert torch.equal(initial(50), first)
+    assert torch.equal(initial(50, LIKE), first)
     assert not list(initial.parameters())
 
 
 def test_random_memory_keeps_its_first_rows():
     initial = RandomMemory(N, M)
-    small = initial(N).clone()
-    assert torch.equal(initial(1000)[:N], small)
-    assert torch.equal(initial(2), small[:2])
-    assert torch.equal(initial(N), small)
+    small = initial(N, LIKE).clone()
+    assert torch.equal(initial(1000, LIKE)[:N], small)
+    assert torch.equal(initial(2, LIKE), small[:2])
+    assert torch.equal(initial(N, LIKE), small)
 
 
 def test_random_memory_differs_between_networks():
-    assert not torch.equal(RandomMemory(N, M)(N), RandomMemory(N, M)(N))
+    assert not torch.equal(RandomMemory(N, M)(N, LIKE), RandomMemory(N, M)(N, LIKE))
 
 
 def test_random_memory_follows_the_seed():
     torch.manual_seed(7)
-    first = RandomMemory(N, M)(N)
+    first = RandomMemory(N, M)(N, LIKE)
     torch.manual_seed(7)
-    assert torch.equal(RandomMemory(N, M)(N), first)
+    assert torch.equal(RandomMemory(N, M)(N, LIKE), first)
 
 
 def test_random_memory_comes_from_its_state_dict():
     source, target = RandomMemory(N, M), RandomMemory(N, M)
-    target(N)  # a draw made before the load must not survive it
+    target(N, LIKE)  # a draw made before the load must not survive it
     target.load_state_dict(source.state_dict())
-    assert torch.equal(target(N), source(N))
+    assert torch.equal(target(N, LIKE), source(N, LIKE))
 
 
 def test_learned_memory():
     initial = LearnedMemory(N, M)
     assert [p.shape for p in initial.parameters()] == [(N, M)]
-    assert initial(N).abs().max() <= 1 / math.sqrt(M)
-    initial(N).sum().backward()
+    assert initial(N, LIKE).abs().max() <= 1 / math.sqrt(M)
+    initial(N, LIKE).sum().backward()
     assert torch.equal(initial.value.grad, torch.ones(N, M))
 
 
@@ -183,21 +186,21 @@ def test_learned_memory():
 
 
 def test_first_location():
-    assert torch.equal(FirstLocation(2, 4)(4), torch.tensor([[1.0, 0, 0, 0]] * 2))
-    assert torch.equal(FirstLocation(1, 4)(6), torch.tensor([[1.0, 0, 0, 0, 0, 0]]))
+    assert torch.equal(FirstLocation(2, 4)(4, LIKE), LIKE.new_tensor([[1.0, 0, 0, 0]] * 2))
+    assert torch.equal(FirstLocation(1, 4)(6, LIKE), LIKE.new_tensor([[1.0, 0, 0, 0, 0, 0]]))
 
 
 def test_uniform():
-    assert torch.equal(Uniform(2, 4)(4), torch.full((2, 4), 0.25))
-    assert torch.equal(Uniform(1, 4)(8), torch.full((1, 8), 0.125))
+    assert torch.equal(Uniform(2, 4)(4, LIKE), LIKE.new_full((2, 4), 0.25))
+    assert torch.equal(Uniform(1, 4)(8, LIKE), LIKE.new_full((1, 8), 0.125))
 
 
 @pytest.mark.parametrize("locations", [1, 2, 128, 2000])
 def test_learned_weighting_starts_on_the_first_location(locations):
-    initial = LearnedWeighting(3, locations)
-    weighting = initial(locations)
+    initial = LearnedWeighting(3, locations).double()
+    weighting = initial(locations, LIKE)
     assert weighting.shape == (3, locations)
     assert [p.shape for p in initial.parameters()] == [(3, locations)]
-    torch.testing.assert_close(weighting.sum(-1), torch.ones(3))
+    torch.testing.assert_close(weighting.sum(-1), LIKE.new_ones(3))
     assert (weighting[:, 0] > 0.5).all()
     torch.testing.assert_close(weighting, torch.softmax(initial.value.detach(), -1))

@@ -4,15 +4,18 @@ import io
 import itertools
 import math
 
+import numpy as np
 import plain
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd import gradcheck
 from torch.func import functional_call
 
 from ntm import NTM, FeedforwardController, LSTMController, NTMState
+from ntm.machine.memory import RandomMemory
 
 QUICK = settings(max_examples=20, deadline=None, derandomize=True)
 IN, OUT, N, M, H = 3, 2, 6, 3, 4
@@ -372,10 +375,54 @@ def test_nothing_stays_on_the_module(initial_memory, initial_weighting):
     assert_same_run(net(random_inputs(seed=4)), first, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("initial_memory", ["constant", "random", "learned"])
+def test_training_goes_on_after_inference_mode(initial_memory, dtype):
+    net = network(initial_memory=initial_memory, dtype=dtype)
+    with torch.inference_mode():
+        net(random_inputs(dtype=dtype))
+    net(random_inputs(dtype=dtype))[0].sum().backward()
+    assert net.emit.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+def test_the_start_is_always_that_of_the_moment(engine):
+    """Though the last one is taken again where it would be the same."""
+    net = NTM(IN, OUT, N, M, engine=engine)
+    inputs = random_inputs(batch=1, dtype=torch.float32)
+    first = net(inputs)
+    mine = net.initial_state(1)
+    mine.memory.fill_(7)
+    mine.weightings.fill_(7)
+    assert_same_run(net(inputs), first, rtol=0, atol=0)
+    net.resize_memory(N + 3)
+    assert net(inputs)[1].memory.shape[1] == N + 3
+    net.double()
+    inputs = inputs.double()
+    assert net(inputs)[1].memory.dtype == torch.float64
+    net.initial_memory = RandomMemory(N + 3, M)
+    assert_same_run(net(inputs), net(inputs, net.initial_state(1)), rtol=0, atol=0)
+    net.initial_reads = torch.nn.Parameter(torch.ones(1, M).double())
+    net(inputs)[0].sum().backward()
+    assert net.initial_reads.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+def test_a_start_made_without_data_does_not_outlive_its_mode(engine):
+    net = NTM(IN, OUT, N, M, engine=engine)
+    inputs = random_inputs(dtype=torch.float32)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        net(inputs)
+    logits, state = net(inputs)
+    assert {type(part) for part in (logits, *flat(state))} == {torch.Tensor}
+
+
 def same(left, right):
     """Equality that looks into containers of tensors."""
     if isinstance(left, torch.Tensor):
         return torch.equal(left, right)
+    if isinstance(left, np.ndarray):
+        return np.array_equal(left, right)
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(same(left[k], right[k]) for k in left)
     if isinstance(left, (tuple, list)):

@@ -9,15 +9,13 @@ can be written the functions are compiled anew in each process.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import logging
 import os
 import tempfile
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -25,16 +23,25 @@ from filelock import FileLock
 logger = logging.getLogger("ntm")
 
 
+class Kernels(NamedTuple):
+    """Compiled functions of C; each takes the address of a job, see `ntm.kernels.calling`."""
+
+    forward: Any
+    backward: Any
+
+
 @cache
-def kernels(controller: str, dtype: str) -> ModuleType:
-    """`ntm.kernels.cpu`, with what serves a controller in a precision compiled.
+def kernels(controller: str, dtype: str) -> Kernels:
+    """What serves a controller in a precision, compiled.
 
     Args:
-        controller: ``lstm``, ``feedforward`` or ``any``.
+        controller: ``lstm``, ``feedforward``, or ``any``: one step of the memory alone.
         dtype: ``float32`` or ``float64``.
 
     """
     import numba
+
+    from ntm.kernels.cpu import FUNCTIONS, compiled
 
     folder = _cache_folder()
     lock: Any = nullcontext() if folder is None else FileLock(folder / "lock")
@@ -45,18 +52,13 @@ def kernels(controller: str, dtype: str) -> ModuleType:
         config: Any = numba.config
         users, config.CACHE_DIR = config.CACHE_DIR, str(folder or "")
         try:
-            module = importlib.import_module("ntm.kernels.cpu")
-            module.compile_for(controller, np.dtype(dtype))
+            functions = (of(getattr(np, dtype)) for of in FUNCTIONS[controller])
+            made = Kernels(*(compiled(each, folder is not None).ctypes for each in functions))
         finally:
             config.CACHE_DIR = users
         if ready is not None:
             ready.touch()
-    return module
-
-
-def cached() -> bool:
-    """Whether compiled functions can be kept on disk here."""
-    return _cache_folder() is not None
+    return made
 
 
 @cache

@@ -6,3 +6,19 @@ STRIDE = 4
 IDENTITY, TANH, SIGMOID, RELU = range(4)
 ACTIVATIONS = {"identity": IDENTITY, "tanh": TANH, "sigmoid": SIGMOID, "relu": RELU}
 """Codes of the maps that keys and add vectors pass through."""
+
+FIELDS = (
+    "claimed", "done", "block", "B", "T", "L", "I", "H", "N", "M", "R", "W", "shifts", "key", "add",
+    "read_first", "activation", "kept", "least",
+)  # fmt: skip
+"""What a job begins with: the row of whole numbers that tells a compiled function what to do.
+
+After them come the addresses of dense tensors; then address and strides of loose ones, of three
+dimensions, which may lie anyhow or be missing (address 0).
+"""
+CLAIMED, DONE, BLOCK, BATCH_SIZE = range(4)
+ACTIVATION, KEPT, LEAST = range(len(FIELDS) - 3, len(FIELDS))
+DENSE = len(FIELDS)
+
+LONGEST_BLOCK = 4
+"""Sequences that share a product with the controller's weights, at most."""

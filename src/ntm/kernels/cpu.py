@@ -4,7 +4,7 @@ Read it beside G14 section 3: `_address` and `_step` are the equations in order,
 `_step_back` their derivatives in reverse. Memory lies element by element, M × N, so that the inner
 loops run over the N locations. One sequence is independent of the others; the products with the
 controller's weights take a block of sequences at once, because the weights then come from the
-nearest cache. Whole sequences allocate nothing per step. Names in capitals are sizes of the legend
+nearest cache. Nothing is allocated per step. Names in capitals are sizes of the legend
 in `ntm`, and K = R + W, L layers of the controller, P raw emissions.
 
 For the backward pass the forward one keeps what the controller came to, the raw emissions,
@@ -21,23 +21,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
+from numba import cfunc, njit, types
 
-from ntm.kernels.compiling import cached
-from ntm.kernels.conventions import RELU, SIGMOID, STRIDE, TANH
+from ntm.kernels import jobs
+from ntm.kernels.conventions import ACTIVATION, BLOCK, DENSE, KEPT, RELU, SIGMOID, STRIDE, TANH
 from ntm.kernels.numerics import exp, in_order, log, ordered, sigmoid, softplus, tanh
 
 # Nothing that assumes finite numbers, and no reciprocals for quotients: whole vectors would be
 # divided in another way than the rest, and sharpening enlarges what makes equal weights differ.
 SAFE = {"contract", "nsz", "reassoc"}
-KEEP = cached()
-BLOCK = 4
-"""Sequences that share a product with the controller's weights."""
-
-
-def compiled(function: Any) -> Any:
-    """Compiled without the interpreter's lock, kept on disk where that is possible."""
-    return njit(fastmath=SAFE, nogil=True, error_model="numpy", cache=KEEP)(function)
 
 
 def inlined(function: Any) -> Any:
@@ -46,7 +38,13 @@ def inlined(function: Any) -> Any:
     Not a function of its own: two callers would each bring a copy, optimised by its own
     surroundings, and the loader takes now this one and now that, with other roundings.
     """
-    return njit(fastmath=SAFE, nogil=True, error_model="numpy", forceinline=True)(function)
+    return njit(
+        fastmath=SAFE,
+        error_model="numpy",
+        forceinline=True,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+    )(function)
 
 
 def pasted(function: Any) -> Any:
@@ -143,6 +141,19 @@ def _multiply(x, weight, y):
             row, w0 = y[b], weight[k]
             for j in range(outer):
                 row[j] += x0 * w0[j]
+
+
+@inlined
+def _multiply_rows(x, weight, y):
+    """Y += x · weightᵀ for a block of rows: better where y is short."""
+    zero = x.dtype.type(0)
+    for j in range(weight.shape[0]):
+        row = weight[j]
+        for b in range(x.shape[0]):
+            values, total = x[b], zero
+            for k in range(row.size):
+                total += row[k] * values[k]
+            y[b, j] += total
 
 
 @inlined
@@ -633,6 +644,36 @@ def _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, m
                    stretch[b - first, s - start + 1])  # fmt: skip
 
 
+@inlined
+def _transpose(source, first, target):
+    """Target = the columns of source from the first on, transposed."""
+    for k in range(source.shape[0]):
+        for j in range(first, source.shape[1]):
+            target[j - first, k] = source[k, j]
+
+
+@pasted
+def _start(job, loose, b, R, reads, w, memory):
+    """Copy one sequence's memory, weightings and reads before the first step."""
+    M = memory.shape[0]
+    for m in range(M):
+        jobs.fetch_column(job, loose, b, m, memory[m])
+    for k in range(w.shape[0]):
+        jobs.fetch(job, loose + 4, b, k, w[k])
+    for r in range(R):
+        jobs.fetch(job, loose + 8, b, r, reads[r * M : (r + 1) * M])
+
+
+@inlined
+def _start_of(job, place, K, R, like):
+    """Memory (B, M, N), weightings and reads one after the other, and what comes behind them."""
+    B, _, _, _, _, N, M = jobs.sizes(job)
+    memory, at = jobs.next(job[place], (B, M, N), like)
+    w, at = jobs.next(at, (B, K, N), like)
+    reads, at = jobs.next(at, (1, B, R * M), like)
+    return memory, w, reads[0], at
+
+
 @pasted
 def _heads_forward(t, first, last, layout, least, raw, memories, ws, reads, memory,
                    heads, lines, spare):  # fmt: skip
@@ -647,24 +688,26 @@ def _heads_forward(t, first, last, layout, least, raw, memories, ws, reads, memo
 
 
 @pasted
-def _heads_backward(t, first, last, layout, least, raw, memories, ws, dreads, dreads_last,
+def _heads_backward(t, first, last, layout, least, raw, memories, ws, job, loose, dreads,
                     dmemory, dw, draw, scratch):  # fmt: skip
     """Derivatives of `_heads_forward`; dmemory and dw become those before step t.
 
-    dreads_last is added to dreads and becomes zero: the controller adds to it.
+    Those of the reads come from outside (the loose tensor) and from the controller; the latter,
+    dreads, become zero: the controller adds to them.
     """
-    heads, dheads, lines, out, dring, dbefore, dprevious, stretch = scratch
+    heads, dheads, lines, out, dring, dbefore, dprevious, stretch, dread = scratch
     R, W, shifts, key_code, add_code, read_first = layout
     place = t % STRIDE
     if place == STRIDE - 1 or t == raw.shape[0] - 1:
         _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
                         heads, stretch)  # fmt: skip
     for b in range(first, last):
-        _add(dreads_last[b], dreads[t, b])
-        _zero(dreads_last[b])
+        jobs.fetch(job, loose, t, b, dread)
+        _add(dreads[b], dread)
+        _zero(dreads[b])
         _step_back(raw[t, b], R, W, shifts, key_code, add_code, read_first, least,
                    stretch[b - first, place], stretch[b - first, place + 1], ws[t, b],
-                   ws[t + 1, b], heads, dheads, lines, out, dring, dreads[t, b], dmemory[b],
+                   ws[t + 1, b], heads, dheads, lines, out, dring, dread, dmemory[b],
                    dw[b], dbefore, dprevious, draw[t, b])  # fmt: skip
         _copy_rows(dbefore, dmemory[b])
         _copy_rows(dprevious, dw[b])
@@ -682,251 +725,460 @@ def _scratch_back(R, W, M, N, shifts, rows, like):
         np.empty((M, N), like.dtype),
         np.empty((R + W, N), like.dtype),
         np.empty((rows, STRIDE + 1, M, N), like.dtype),
+        np.empty(R * M, like.dtype),
     )
 
 
-@compiled
-def lstm_forward(begin, end, layout, least, gates, by_hidden, by_reads, by_below, biases, emit,
-                 bias, hidden, cells, raw, memories, ws, reads, memory):  # fmt: skip
-    """Run sequences begin … end of a batch with an LSTM of L layers as controller.
+@inlined
+def _kept_lstm(job, place, like):
+    """What is kept of a run: see `lstm_forward`."""
+    B, T, L, _, H, N, M = jobs.sizes(job)
+    R, W, shifts, _, _, _ = jobs.layout(job)
+    K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
+    gates, at = jobs.next(job[place], (L, T, B, 4 * H), like)
+    hidden, at = jobs.next(at, (L, T + 1, B, H), like)
+    reads, at = jobs.next(at, (1, T + 1, B, R * M), like)
+    cells, at = jobs.next(at, (L, T + 1, B, H), like)
+    raw, at = jobs.next(at, (1, T, B, P), like)
+    ws, at = jobs.next(at, (T + 1, B, K, N), like)
+    memories, at = jobs.next(at, (job[KEPT], B, M, N), like)
+    return gates, hidden, reads[0], cells, raw[0], ws, memories
 
-    What is kept of T + 1 moments comes with the state before the first step in the first.
 
-    Arguments:
-        layout: R, W, shifts, key and add activation, read_first.
-        gates: Of the layers, (L, T, B, 4H). Those of the first come as the input's part and its
-            bias; all become the gates' values.
-        by_hidden: Each layer's weight on its own output before, (L, H, 4H).
-        by_reads: The first layer's weight on the reads, (R·M, 4H).
-        by_below, biases: Of the other layers, (L − 1, H, 4H) and (L − 1, 4H).
-        emit, bias: Of the emissions, (H, P) and (P,).
-        hidden, cells: Filled for every layer and step, (L, T + 1, B, H).
-        raw: Filled for every step, (T, B, P).
-        memories: Filled with the memory before every STRIDE-th step.
-        ws, reads: Filled for every step, (T + 1, B, …).
-        memory: That before the first step, becomes that after the last, (B, M, N).
+def lstm_forward(real):
+    """Run a batch with an LSTM of L layers as controller.
+
+    What is kept of T + 1 moments has the state before the first step in front.
+
+    Dense:
+        kept: One after the other, all filled:
+            gates: Of the layers, (L, T, B, 4H).
+            hidden: Of every layer, (L, T + 1, B, H).
+            reads: (T + 1, B, R·M).
+            cells: Likewise, as hidden.
+            raw: Emissions, (T, B, P).
+            ws: Weightings, (T + 1, B, K, N).
+            memories: Before every STRIDE-th step, (·, B, M, N), if any is to be kept.
+        inputs: Their part of the first layer's gates with its bias, (T, B, 4H).
+        by_seen, by_hidden, bias_hidden: Of the first layer, (4H, I + R·M), (4H, H) and (4H,).
+        by_below, deeper, biases: Of the other layers, (L − 1, 4H, H) twice, and (L − 1, 4H).
+        emit, bias: Of the emissions, (P, H) and (P,).
+        outputs, seen: Filled, what the last layer came to and what was read, (T, B, …).
+        memory, w_end, reads_end, hidden_end, cell_end: Filled with the state after the last step.
+
+    Loose:
+        Memory, weightings, reads, hidden and cell before the first step, as the caller has them.
 
     """
-    L, T = gates.shape[0], gates.shape[1]
-    R, W, shifts, _, _, _ = layout
-    M, N = memory.shape[1], memory.shape[2]
-    heads = _heads(R + W, W, M, shifts, gates)
-    lines = _lines(M, N, shifts, gates)
-    spare = np.empty((M, N), gates.dtype)
-    for first in range(begin, end, BLOCK):
-        last = min(first + BLOCK, end)
-        for t in range(T):
-            for layer in range(L):
-                sums = gates[layer, t]
-                if layer > 0:
+
+    def run(address):
+        job, zero = jobs.at(address), real(0)
+        B, T, L, I, H, N, M = jobs.sizes(job)
+        layout = jobs.layout(job)
+        R, W, shifts, _, _, _ = layout
+        K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
+        gates, hidden, reads, cells, raw, ws, memories = _kept_lstm(job, DENSE, zero)
+        inputs = jobs.dense(job, 1, (T, B, 4 * H), zero)
+        by_seen = jobs.dense(job, 2, (4 * H, I + R * M), zero)
+        by_hidden = jobs.dense(job, 3, (4 * H, H), zero)
+        bias_hidden = jobs.dense(job, 4, (4 * H,), zero)
+        by_below = jobs.dense(job, 5, (L - 1, 4 * H, H), zero)
+        deeper = jobs.dense(job, 6, (L - 1, 4 * H, H), zero)
+        biases = jobs.dense(job, 7, (L - 1, 4 * H), zero)
+        emit = jobs.dense(job, 8, (P, H), zero)
+        bias = jobs.dense(job, 9, (P,), zero)
+        outputs = jobs.dense(job, 10, (T, B, H), zero)
+        seen = jobs.dense(job, 11, (T, B, R * M), zero)
+        memory = jobs.dense(job, 12, (B, M, N), zero)
+        w_end = jobs.dense(job, 13, (B, K, N), zero)
+        reads_end = jobs.dense(job, 14, (B, R * M), zero)
+        hidden_end = jobs.dense(job, 15, (L, B, H), zero)
+        cell_end = jobs.dense(job, 16, (L, B, H), zero)
+        loose = DENSE + 17
+        least = jobs.least(job, gates)
+        heads = _heads(K, W, M, shifts, gates)
+        lines = _lines(M, N, shifts, gates)
+        spare = np.empty((M, N), gates.dtype)
+        # Weights as rows of what they are multiplied with: `_multiply` runs along them.
+        from_hidden = np.empty((L, H, 4 * H), gates.dtype)
+        from_below = np.empty((L - 1, H, 4 * H), gates.dtype)
+        from_reads = np.empty((R * M, 4 * H), gates.dtype)
+        _transpose(by_hidden, 0, from_hidden[0])
+        _transpose(by_seen, I, from_reads)
+        for layer in range(1, L):
+            _transpose(deeper[layer - 1], 0, from_hidden[layer])
+            _transpose(by_below[layer - 1], 0, from_below[layer - 1])
+        first, last = jobs.claim(job)
+        while first < B:
+            for b in range(first, last):
+                _start(job, loose, b, R, reads[0, b], ws[0, b], memory[b])
+                for layer in range(L):
+                    jobs.fetch(job, loose + 12, layer, b, hidden[layer, 0, b])
+                    jobs.fetch(job, loose + 16, layer, b, cells[layer, 0, b])
+            for t in range(T):
+                for layer in range(L):
+                    sums = gates[layer, t]
                     for b in range(first, last):
-                        _copy(biases[layer - 1], sums[b])
-                _multiply(hidden[layer, t, first:last], by_hidden[layer], sums[first:last])
-                if layer == 0:
-                    _multiply(reads[t, first:last], by_reads, sums[first:last])
-                else:
-                    _multiply(hidden[layer - 1, t + 1, first:last], by_below[layer - 1],
-                              sums[first:last])  # fmt: skip
+                        _copy(inputs[t, b] if layer == 0 else biases[layer - 1], sums[b])
+                        if layer == 0:
+                            _add(bias_hidden, sums[b])
+                    _multiply(hidden[layer, t, first:last], from_hidden[layer], sums[first:last])
+                    if layer == 0:
+                        _multiply(reads[t, first:last], from_reads, sums[first:last])
+                    else:
+                        _multiply(hidden[layer - 1, t + 1, first:last], from_below[layer - 1],
+                                  sums[first:last])  # fmt: skip
+                    for b in range(first, last):
+                        _cell(sums[b], cells[layer, t, b], cells[layer, t + 1, b],
+                              hidden[layer, t + 1, b])  # fmt: skip
                 for b in range(first, last):
-                    _cell(sums[b], cells[layer, t, b], cells[layer, t + 1, b],
-                          hidden[layer, t + 1, b])  # fmt: skip
+                    _copy(bias, raw[t, b])
+                _multiply_rows(hidden[L - 1, t + 1, first:last], emit, raw[t, first:last])
+                _heads_forward(t, first, last, layout, least, raw, memories, ws, reads, memory,
+                               heads, lines, spare)  # fmt: skip
+                _copy_rows(hidden[L - 1, t + 1, first:last], outputs[t, first:last])
+                _copy_rows(reads[t + 1, first:last], seen[t, first:last])
             for b in range(first, last):
-                _copy(bias, raw[t, b])
-            _multiply(hidden[L - 1, t + 1, first:last], emit, raw[t, first:last])
-            _heads_forward(t, first, last, layout, least, raw, memories, ws, reads, memory,
-                           heads, lines, spare)  # fmt: skip
+                for layer in range(L):
+                    _copy(hidden[layer, T, b], hidden_end[layer, b])
+                    _copy(cells[layer, T, b], cell_end[layer, b])
+                _copy_rows(ws[T, b], w_end[b])
+                _copy(reads[T, b], reads_end[b])
+            jobs.done(job, first, last)
+            first, last = jobs.claim(job)
+
+    return run
 
 
-@compiled
-def lstm_backward(begin, end, layout, least, gates, from_gates, from_reads, from_below, from_raw,
-                  cells, raw, memories, ws, dhidden, dreads, dmemory, dw, dreads_last,
-                  dhidden_last, dcell, dgates, draw):  # fmt: skip
-    """Derivatives of `lstm_forward` for sequences begin … end.
+def lstm_backward(real):
+    """Derivatives of `lstm_forward`.
 
-    Arguments:
-        from_gates, from_reads: Weights, (L, 4H, H) and (4H, R·M).
-        from_below, from_raw: Weights, (L − 1, 4H, H) and (P, H).
-        dhidden, dreads: Of the outputs, (T, B, H) and (T, B, R·M); the latter are used up.
-        dmemory, dw, dreads_last, dhidden_last, dcell: Of the state after the last step; become
-            those of the state before the first.
+    Dense:
+        kept: As it left it.
+        by_seen, by_hidden, by_below, deeper, emit: As there.
         dgates, draw: Filled, (L, T, B, 4H) and (T, B, P).
+        dstart: Filled with those of the state before the first step, one after the other: of
+            memory (B, M, N), weightings (B, K, N), reads (B, R·M), hidden and cell (L, B, H).
+
+    Loose:
+        Of outputs and reads, (T, B, …); of memory, weightings, reads, hidden and cell after the
+        last step.
 
     """
-    L, T = gates.shape[0], gates.shape[1]
-    R, W, shifts, _, _, _ = layout
-    M, N = dmemory.shape[1], dmemory.shape[2]
-    scratch = _scratch_back(R, W, M, N, shifts, min(BLOCK, end - begin), gates)
-    for first in range(begin, end, BLOCK):
-        last = min(first + BLOCK, end)
-        for t in range(T - 1, -1, -1):
-            _heads_backward(t, first, last, layout, least, raw, memories, ws, dreads,
-                            dreads_last, dmemory, dw, draw, scratch)  # fmt: skip
+
+    def run(address):
+        job, zero = jobs.at(address), real(0)
+        B, T, L, I, H, N, M = jobs.sizes(job)
+        layout = jobs.layout(job)
+        R, W, shifts, _, _, _ = layout
+        K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
+        gates, _, _, cells, raw, ws, memories = _kept_lstm(job, DENSE, zero)
+        by_seen = jobs.dense(job, 1, (4 * H, I + R * M), zero)
+        by_hidden = jobs.dense(job, 2, (4 * H, H), zero)
+        by_below = jobs.dense(job, 3, (L - 1, 4 * H, H), zero)
+        deeper = jobs.dense(job, 4, (L - 1, 4 * H, H), zero)
+        emit = jobs.dense(job, 5, (P, H), zero)
+        dgates = jobs.dense(job, 6, (L, T, B, 4 * H), zero)
+        draw = jobs.dense(job, 7, (T, B, P), zero)
+        dmemory, dw, dreads, at = _start_of(job, DENSE + 8, K, R, zero)
+        dhidden, at = jobs.next(at, (L, B, H), zero)
+        dcell, at = jobs.next(at, (L, B, H), zero)
+        loose = DENSE + 9
+        least = jobs.least(job, gates)
+        scratch = _scratch_back(R, W, M, N, shifts, job[BLOCK], gates)
+        line = np.empty(H, gates.dtype)
+        from_reads = np.empty((R * M, 4 * H), gates.dtype)
+        _transpose(by_seen, I, from_reads)
+        first, last = jobs.claim(job)
+        while first < B:
             for b in range(first, last):
-                _add(dhidden[t, b], dhidden_last[L - 1, b])
-            _multiply(draw[t, first:last], from_raw, dhidden_last[L - 1, first:last])
-            for layer in range(L - 1, -1, -1):
-                d = dhidden_last[layer]
+                _start(job, loose + 8, b, R, dreads[b], dw[b], dmemory[b])
+                for layer in range(L):
+                    jobs.fetch(job, loose + 20, layer, b, dhidden[layer, b])
+                    jobs.fetch(job, loose + 24, layer, b, dcell[layer, b])
+            for t in range(T - 1, -1, -1):
+                _heads_backward(t, first, last, layout, least, raw, memories, ws, job, loose + 4,
+                                dreads, dmemory, dw, draw, scratch)  # fmt: skip
                 for b in range(first, last):
-                    _cell_back(gates[layer, t, b], cells[layer, t, b], cells[layer, t + 1, b],
-                               d[b], dcell[layer, b], dgates[layer, t, b])  # fmt: skip
-                    _zero(d[b])
-                _multiply(dgates[layer, t, first:last], from_gates[layer], d[first:last])
-                if layer > 0:
-                    _multiply(dgates[layer, t, first:last], from_below[layer - 1],
-                              dhidden_last[layer - 1, first:last])  # fmt: skip
-            _multiply(dgates[0, t, first:last], from_reads, dreads_last[first:last])
+                    jobs.fetch(job, loose, t, b, line)
+                    _add(line, dhidden[L - 1, b])
+                _multiply(draw[t, first:last], emit, dhidden[L - 1, first:last])
+                for layer in range(L - 1, -1, -1):
+                    d = dhidden[layer]
+                    for b in range(first, last):
+                        _cell_back(gates[layer, t, b], cells[layer, t, b], cells[layer, t + 1, b],
+                                   d[b], dcell[layer, b], dgates[layer, t, b])  # fmt: skip
+                        _zero(d[b])
+                    weight = deeper[layer - 1] if layer > 0 else by_hidden
+                    _multiply(dgates[layer, t, first:last], weight, d[first:last])
+                    if layer > 0:
+                        _multiply(dgates[layer, t, first:last], by_below[layer - 1],
+                                  dhidden[layer - 1, first:last])  # fmt: skip
+                _multiply_rows(dgates[0, t, first:last], from_reads, dreads[first:last])
+            jobs.done(job, first, last)
+            first, last = jobs.claim(job)
+
+    return run
 
 
-@compiled
-def feedforward_forward(begin, end, layout, least, code, values, by_reads, deeper, biases, emit,
-                        bias, raw, memories, ws, reads, memory):  # fmt: skip
-    """Run sequences begin … end of a batch with a feedforward network of L layers as controller.
+@inlined
+def _kept_feedforward(job, place, like):
+    """What is kept of a run: see `feedforward_forward`."""
+    B, T, L, _, H, N, M = jobs.sizes(job)
+    R, W, shifts, _, _, _ = jobs.layout(job)
+    K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
+    values, at = jobs.next(job[place], (L, T, B, H), like)
+    reads, at = jobs.next(at, (1, T + 1, B, R * M), like)
+    raw, at = jobs.next(at, (1, T, B, P), like)
+    ws, at = jobs.next(at, (T + 1, B, K, N), like)
+    memories, at = jobs.next(at, (job[KEPT], B, M, N), like)
+    return values, reads[0], raw[0], ws, memories
 
-    Arguments as in `lstm_forward`, and:
-        code: The layers' activation.
-        values: Of the layers, (L, T, B, H). The first comes with the input's part of its sum and
-            its bias; all are filled.
-        by_reads: The first layer's weight on the reads, (R·M, H).
+
+def feedforward_forward(real):
+    """Run a batch with a feedforward network of L layers as controller.
+
+    Dense, where not as in `lstm_forward`:
+        kept: Gates, hidden and cells give way to values, of the layers, (L, T, B, H).
+        inputs: Their part of what the first layer activates, with its bias, (T, B, H).
+        by_seen: Of the first layer, (H, I + R·M).
         deeper, biases: Of the other layers, (L − 1, H, H) and (L − 1, H).
 
+    Loose:
+        Memory, weightings and reads before the first step.
+
     """
-    L, T = values.shape[0], values.shape[1]
-    R, W, shifts, _, _, _ = layout
-    M, N = memory.shape[1], memory.shape[2]
-    heads = _heads(R + W, W, M, shifts, values)
-    lines = _lines(M, N, shifts, values)
-    spare = np.empty((M, N), values.dtype)
-    for first in range(begin, end, BLOCK):
-        last = min(first + BLOCK, end)
-        for t in range(T):
-            _multiply(reads[t, first:last], by_reads, values[0, t, first:last])
+
+    def run(address):
+        job, zero = jobs.at(address), real(0)
+        B, T, L, I, H, N, M = jobs.sizes(job)
+        layout = jobs.layout(job)
+        code = job[ACTIVATION]
+        R, W, shifts, _, _, _ = layout
+        K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
+        values, reads, raw, ws, memories = _kept_feedforward(job, DENSE, zero)
+        inputs = jobs.dense(job, 1, (T, B, H), zero)
+        by_seen = jobs.dense(job, 2, (H, I + R * M), zero)
+        deeper = jobs.dense(job, 3, (L - 1, H, H), zero)
+        biases = jobs.dense(job, 4, (L - 1, H), zero)
+        emit = jobs.dense(job, 5, (P, H), zero)
+        bias = jobs.dense(job, 6, (P,), zero)
+        outputs = jobs.dense(job, 7, (T, B, H), zero)
+        seen = jobs.dense(job, 8, (T, B, R * M), zero)
+        memory = jobs.dense(job, 9, (B, M, N), zero)
+        w_end = jobs.dense(job, 10, (B, K, N), zero)
+        reads_end = jobs.dense(job, 11, (B, R * M), zero)
+        loose = DENSE + 12
+        least = jobs.least(job, values)
+        heads = _heads(K, W, M, shifts, values)
+        lines = _lines(M, N, shifts, values)
+        spare = np.empty((M, N), values.dtype)
+        from_reads = np.empty((R * M, H), values.dtype)
+        from_below = np.empty((L - 1, H, H), values.dtype)
+        _transpose(by_seen, I, from_reads)
+        for layer in range(1, L):
+            _transpose(deeper[layer - 1], 0, from_below[layer - 1])
+        first, last = jobs.claim(job)
+        while first < B:
             for b in range(first, last):
-                _activate(code, values[0, t, b], values[0, t, b])
-                _copy(bias, raw[t, b])
-            for layer in range(1, L):
+                _start(job, loose, b, R, reads[0, b], ws[0, b], memory[b])
+            for t in range(T):
+                _copy_rows(inputs[t, first:last], values[0, t, first:last])
+                _multiply(reads[t, first:last], from_reads, values[0, t, first:last])
                 for b in range(first, last):
-                    _copy(biases[layer - 1], values[layer, t, b])
-                _multiply(values[layer - 1, t, first:last], deeper[layer - 1],
-                          values[layer, t, first:last])  # fmt: skip
-                for b in range(first, last):
-                    _activate(code, values[layer, t, b], values[layer, t, b])
-            _multiply(values[L - 1, t, first:last], emit, raw[t, first:last])
-            _heads_forward(t, first, last, layout, least, raw, memories, ws, reads, memory,
-                           heads, lines, spare)  # fmt: skip
-
-
-@compiled
-def feedforward_backward(begin, end, layout, least, code, values, from_first, from_deeper, from_raw,
-                         raw, memories, ws, dhidden, dreads, dmemory, dw, dreads_last,
-                         dsums, draw):  # fmt: skip
-    """Derivatives of `feedforward_forward` for sequences begin … end.
-
-    Arguments as in `lstm_backward`, and:
-        from_first, from_deeper: Weights, (H, R·M) and (L − 1, H, H).
-        dhidden: Used up, too.
-        dsums: Of what goes into the layers' activations; filled, (L, T, B, H).
-
-    """
-    L, T = values.shape[0], values.shape[1]
-    R, W, shifts, _, _, _ = layout
-    M, N = dmemory.shape[1], dmemory.shape[2]
-    scratch = _scratch_back(R, W, M, N, shifts, min(BLOCK, end - begin), values)
-    for first in range(begin, end, BLOCK):
-        last = min(first + BLOCK, end)
-        for t in range(T - 1, -1, -1):
-            _heads_backward(t, first, last, layout, least, raw, memories, ws, dreads,
-                            dreads_last, dmemory, dw, draw, scratch)  # fmt: skip
-            dvalue = dhidden[t, first:last]
-            _multiply(draw[t, first:last], from_raw, dvalue)
-            for layer in range(L - 1, -1, -1):
-                for b in range(first, last):
-                    _activate_back(code, values[layer, t, b], dvalue[b - first], dsums[layer, t, b])
-                if layer > 0:
+                    _activate(code, values[0, t, b], values[0, t, b])
+                    _copy(bias, raw[t, b])
+                for layer in range(1, L):
                     for b in range(first, last):
-                        _zero(dvalue[b - first])
-                    _multiply(dsums[layer, t, first:last], from_deeper[layer - 1], dvalue)
-            _multiply(dsums[0, t, first:last], from_first, dreads_last[first:last])
+                        _copy(biases[layer - 1], values[layer, t, b])
+                    _multiply(values[layer - 1, t, first:last], from_below[layer - 1],
+                              values[layer, t, first:last])  # fmt: skip
+                    for b in range(first, last):
+                        _activate(code, values[layer, t, b], values[layer, t, b])
+                _multiply_rows(values[L - 1, t, first:last], emit, raw[t, first:last])
+                _heads_forward(t, first, last, layout, least, raw, memories, ws, reads, memory,
+                               heads, lines, spare)  # fmt: skip
+                _copy_rows(values[L - 1, t, first:last], outputs[t, first:last])
+                _copy_rows(reads[t + 1, first:last], seen[t, first:last])
+            for b in range(first, last):
+                _copy_rows(ws[T, b], w_end[b])
+                _copy(reads[T, b], reads_end[b])
+            jobs.done(job, first, last)
+            first, last = jobs.claim(job)
+
+    return run
 
 
-@compiled
-def step_forward(begin, end, layout, least, raw, memory, previous, after, w, reads):
-    """One step of the memory for sequences begin … end; any controller can drive it.
+def feedforward_backward(real):
+    """Derivatives of `feedforward_forward`.
 
-    Arguments:
-        raw: Emissions, (B, P).
-        memory, previous: Memory and weightings before, (B, M, N) and (B, K, N).
-        after, w, reads: Filled, (B, M, N), (B, K, N) and (B, R, M).
+    Dense, where not as in `lstm_backward`:
+        by_seen, deeper, emit: As in `feedforward_forward`.
+        dsums: Of what goes into the layers' activations; filled, (L, T, B, H).
+        draw, dstart: Likewise, without hidden and cell.
+
+    Loose:
+        Of outputs and reads, (T, B, …); of memory, weightings and reads after the last step.
 
     """
-    R, W, shifts, key_code, add_code, read_first = layout
-    heads = _heads(R + W, W, memory.shape[1], shifts, raw)
-    lines = _lines(memory.shape[1], memory.shape[2], shifts, raw)
-    for b in range(begin, end):
-        _step(raw[b], R, W, shifts, key_code, add_code, read_first, least, memory[b],
-              previous[b], heads, lines, after[b], w[b], reads[b].ravel())  # fmt: skip
+
+    def run(address):
+        job, zero = jobs.at(address), real(0)
+        B, T, L, I, H, N, M = jobs.sizes(job)
+        layout = jobs.layout(job)
+        code = job[ACTIVATION]
+        R, W, shifts, _, _, _ = layout
+        K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
+        values, _, raw, ws, memories = _kept_feedforward(job, DENSE, zero)
+        by_seen = jobs.dense(job, 1, (H, I + R * M), zero)
+        deeper = jobs.dense(job, 2, (L - 1, H, H), zero)
+        emit = jobs.dense(job, 3, (P, H), zero)
+        dsums = jobs.dense(job, 4, (L, T, B, H), zero)
+        draw = jobs.dense(job, 5, (T, B, P), zero)
+        dmemory, dw, dreads, _ = _start_of(job, DENSE + 6, K, R, zero)
+        loose = DENSE + 7
+        least = jobs.least(job, values)
+        scratch = _scratch_back(R, W, M, N, shifts, job[BLOCK], values)
+        dvalue = np.empty((job[BLOCK], H), values.dtype)
+        from_reads = np.empty((R * M, H), values.dtype)
+        _transpose(by_seen, I, from_reads)
+        first, last = jobs.claim(job)
+        while first < B:
+            for b in range(first, last):
+                _start(job, loose + 8, b, R, dreads[b], dw[b], dmemory[b])
+            for t in range(T - 1, -1, -1):
+                _heads_backward(t, first, last, layout, least, raw, memories, ws, job, loose + 4,
+                                dreads, dmemory, dw, draw, scratch)  # fmt: skip
+                for b in range(first, last):
+                    jobs.fetch(job, loose, t, b, dvalue[b - first])
+                _multiply(draw[t, first:last], emit, dvalue)
+                for layer in range(L - 1, -1, -1):
+                    for b in range(first, last):
+                        _activate_back(
+                            code, values[layer, t, b], dvalue[b - first], dsums[layer, t, b]
+                        )
+                    if layer > 0:
+                        for b in range(first, last):
+                            _zero(dvalue[b - first])
+                        _multiply(dsums[layer, t, first:last], deeper[layer - 1], dvalue)
+                _multiply_rows(dsums[0, t, first:last], from_reads, dreads[first:last])
+            jobs.done(job, first, last)
+            first, last = jobs.claim(job)
+
+    return run
 
 
-@compiled
-def step_backward(begin, end, layout, least, raw, memory, previous, after, w,
-                  dafter, dw, dreads, dmemory, dprevious, draw):  # fmt: skip
-    """Derivatives of `step_forward`; uses up dafter and dw, fills dmemory, dprevious and draw."""
-    R, W, shifts, key_code, add_code, read_first = layout
-    M, N = memory.shape[1], memory.shape[2]
-    heads = _heads(R + W, W, M, shifts, raw)
-    dheads = _heads(R + W, W, M, shifts, raw)
-    lines = _lines(M, N, shifts, raw)
-    out = np.empty(N, raw.dtype)
-    dring = np.empty(N + shifts, raw.dtype)
-    for b in range(begin, end):
-        _step_back(raw[b], R, W, shifts, key_code, add_code, read_first, least, memory[b],
-                   after[b], previous[b], w[b], heads, dheads, lines, out, dring,
-                   dreads[b].ravel(), dafter[b], dw[b], dmemory[b], dprevious[b],
-                   draw[b])  # fmt: skip
+def step_forward(real):
+    """One step of the memory; any controller can drive it.
+
+    Dense:
+        raw: Emissions, (B, P).
+        after, w, reads: Filled, (B, M, N), (B, K, N) and (B, R·M).
+
+    Loose:
+        Memory and weightings before.
+
+    """
+
+    def run(address):
+        job, zero = jobs.at(address), real(0)
+        B, _, _, _, _, N, M = jobs.sizes(job)
+        R, W, shifts, key_code, add_code, read_first = jobs.layout(job)
+        K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
+        raw = jobs.dense(job, 0, (B, P), zero)
+        after = jobs.dense(job, 1, (B, M, N), zero)
+        w = jobs.dense(job, 2, (B, K, N), zero)
+        reads = jobs.dense(job, 3, (B, R * M), zero)
+        loose = DENSE + 4
+        least = jobs.least(job, raw)
+        heads = _heads(K, W, M, shifts, raw)
+        lines = _lines(M, N, shifts, raw)
+        memory = np.empty((M, N), raw.dtype)
+        previous = np.empty((K, N), raw.dtype)
+        first, last = jobs.claim(job)
+        while first < B:
+            for b in range(first, last):
+                _before(job, loose, b, memory, previous)
+                _step(raw[b], R, W, shifts, key_code, add_code, read_first, least, memory, previous,
+                      heads, lines, after[b], w[b], reads[b])  # fmt: skip
+            jobs.done(job, first, last)
+            first, last = jobs.claim(job)
+
+    return run
 
 
-def compile_for(controller: str, dtype: np.dtype) -> None:
-    """Compile what serves a controller, by running it on one step of the smallest machine.
+@pasted
+def _before(job, loose, b, memory, previous):
+    """Copy one sequence's memory and weightings before a step."""
+    for m in range(memory.shape[0]):
+        jobs.fetch_column(job, loose, b, m, memory[m])
+    for k in range(previous.shape[0]):
+        jobs.fetch(job, loose + 4, b, k, previous[k])
+
+
+def step_backward(real):
+    """Derivatives of `step_forward`.
+
+    Dense:
+        raw: As there.
+        dmemory, dprevious, draw: Filled, (B, M, N), (B, K, N) and (B, P).
+
+    Loose:
+        Memory and weightings before and after; derivatives of those after, and of the reads.
+
+    """
+
+    def run(address):
+        job, zero = jobs.at(address), real(0)
+        B, _, _, _, _, N, M = jobs.sizes(job)
+        R, W, shifts, key_code, add_code, read_first = jobs.layout(job)
+        K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
+        raw = jobs.dense(job, 0, (B, P), zero)
+        dmemory = jobs.dense(job, 1, (B, M, N), zero)
+        dprevious = jobs.dense(job, 2, (B, K, N), zero)
+        draw = jobs.dense(job, 3, (B, P), zero)
+        loose = DENSE + 4
+        least = jobs.least(job, raw)
+        heads = _heads(K, W, M, shifts, raw)
+        dheads = _heads(K, W, M, shifts, raw)
+        lines = _lines(M, N, shifts, raw)
+        out = np.empty(N, raw.dtype)
+        dring = np.empty(N + shifts, raw.dtype)
+        words = np.empty((3, M, N), raw.dtype)
+        memory, after, dafter = words[0], words[1], words[2]
+        weights = np.empty((3, K, N), raw.dtype)
+        previous, w, dw = weights[0], weights[1], weights[2]
+        dreads = np.empty(R * M, raw.dtype)
+        first, last = jobs.claim(job)
+        while first < B:
+            for b in range(first, last):
+                _before(job, loose, b, memory, previous)
+                _before(job, loose + 8, b, after, w)
+                _start(job, loose + 16, b, R, dreads, dw, dafter)
+                _step_back(raw[b], R, W, shifts, key_code, add_code, read_first, least, memory,
+                           after, previous, w, heads, dheads, lines, out, dring, dreads, dafter,
+                           dw, dmemory[b], dprevious[b], draw[b])  # fmt: skip
+            jobs.done(job, first, last)
+            first, last = jobs.claim(job)
+
+    return run
+
+
+FUNCTIONS = {
+    "lstm": (lstm_forward, lstm_backward),
+    "feedforward": (feedforward_forward, feedforward_backward),
+    "any": (step_forward, step_backward),
+}
+"""For every kind of controller what runs it forward and backward, in a precision still open."""
+
+
+def compiled(function: Any, keep: bool) -> Any:
+    """A function of C that takes the address of a job, kept on disk if asked to.
 
     Args:
-        controller: ``lstm``, ``feedforward``, or ``any``: one step of the memory alone.
-        dtype: float32 or float64.
+        function: One of `FUNCTIONS`, for a precision.
+        keep: Where that is possible.
 
     """
-
-    def zeros(*shape: int) -> np.ndarray:
-        return np.zeros(shape, dtype)
-
-    P = 4 + 2 + 3 * 2
-    common = 0, 1, (1, 1, 1, 0, 0, 1), dtype.type(1e-4)
-    memory, w, reads = zeros(1, 1, 1), zeros(1, 2, 1) + 1, zeros(1, 1)
-    raw, memories, ws, seen = zeros(1, 1, P), zeros(1, 1, 1, 1), zeros(2, 1, 2, 1), zeros(2, 1, 1)
-    ws[0] = w
-    after = memory.copy()
-    if controller == "lstm":
-        gates, hidden, cells = zeros(1, 1, 1, 4), zeros(1, 2, 1, 1), zeros(1, 2, 1, 1)
-        lstm_forward(
-            *common, gates, zeros(1, 1, 4), zeros(1, 4), zeros(0, 1, 4), zeros(0, 4), zeros(1, P),
-            zeros(P), hidden, cells, raw, memories, ws, seen, after,
-        )  # fmt: skip
-        lstm_backward(
-            *common, gates, zeros(1, 4, 1), zeros(4, 1), zeros(0, 4, 1), zeros(P, 1), cells, raw,
-            memories, ws, zeros(1, 1, 1), zeros(1, 1, 1), memory.copy(), w.copy(), reads.copy(),
-            zeros(1, 1, 1), zeros(1, 1, 1), gates.copy(), raw.copy(),
-        )  # fmt: skip
-    elif controller == "feedforward":
-        values, deeper = zeros(1, 1, 1, 1), zeros(0, 1, 1)
-        feedforward_forward(
-            *common, 0, values, zeros(1, 1), deeper, zeros(0, 1), zeros(1, P), zeros(P), raw,
-            memories, ws, seen, after,
-        )  # fmt: skip
-        feedforward_backward(
-            *common, 0, values, zeros(1, 1), deeper, zeros(P, 1), raw, memories, ws,
-            zeros(1, 1, 1), zeros(1, 1, 1), memory.copy(), w.copy(), reads.copy(), values.copy(),
-            raw.copy(),
-        )  # fmt: skip
-    else:
-        step_forward(*common, raw[0], memory, w, after, w.copy(), zeros(1, 1, 1))
-        step_backward(
-            *common, raw[0], memory, w, after, w.copy(), memory.copy(), w.copy(), zeros(1, 1, 1),
-            memory.copy(), w.copy(), zeros(1, P),
-        )  # fmt: skip
+    signature = types.void(types.intp)
+    return cfunc(signature, cache=keep, fastmath=SAFE, error_model="numpy")(function)

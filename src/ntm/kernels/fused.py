@@ -11,19 +11,18 @@ Three operators, each with its backward: ``lstm_loop`` and ``feedforward_loop`` 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
-from types import ModuleType
+from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ntm.kernels.compiling import kernels
+from ntm.kernels.calling import perform
+from ntm.kernels.compiling import Kernels, kernels
 from ntm.kernels.conventions import ACTIVATIONS, STRIDE
-from ntm.kernels.threads import in_parts
+from ntm.kernels.watching import watched
 
 Layout = tuple[int, int, int, str, str, bool]
 """R, W, S, names of the key's and the add vector's activation, read_first."""
@@ -53,35 +52,27 @@ def lstm_loop(
         Outputs of the last layer (T, B, H), reads (T, B, R·M), and the state after the last step.
 
     """
-    memory, weightings, reads, hidden, cell = state
     first, *deeper = weights
-    outputs = _call(
+    output, read, *after = _call(
         "lstm_loop",
         inputs,
         *first,
-        *_stacked(deeper, first[1]),
+        *_stacked(deeper),
         *emit,
-        hidden,
-        cell,
-        memory.transpose(1, 2),
-        weightings,
-        reads.flatten(1),
+        *state,
         _codes(layout),
         norm_floor,
         torch.is_grad_enabled(),
-    )
-    output, read, hidden, cell, memory, weightings = outputs[:6]
-    after = memory.transpose(1, 2), weightings, read[-1].unflatten(-1, reads.shape[1:])
-    return output, read, (*after, hidden, cell)
+    )[:7]
+    return output, read, tuple(after)
 
 
 def _stacked(
-    layers: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]], like: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    layers: Sequence[tuple[Tensor, Tensor, Tensor, Tensor]],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Weights of the layers above the first, and the sums of their biases."""
     if not layers:
-        none = like.new_empty(0, *like.shape)
-        return none, none, none[..., 0]
+        return None, None, None
     by_below, by_hidden, bias_below, bias_hidden = map(torch.stack, zip(*layers, strict=True))
     return by_below, by_hidden, bias_below + bias_hidden
 
@@ -110,28 +101,21 @@ def feedforward_loop(
         Outputs of the last layer (T, B, H), reads (T, B, R·M), and the state after the last step.
 
     """
-    memory, weightings, reads = state
-    size = inputs.shape[-1]
     (weight, bias), *deeper = weights
-    H = weight.shape[0]
-    outputs = _call(
+    output, read, *after = _call(
         "feedforward_loop",
-        F.linear(inputs, weight[:, :size], bias),
-        weight[:, size:],
-        torch.stack([w for w, _ in deeper]) if deeper else weight.new_empty(0, H, H),
-        torch.stack([b for _, b in deeper]) if deeper else weight.new_empty(0, H),
+        F.linear(inputs, weight[:, : inputs.shape[-1]], bias),
+        weight,
+        torch.stack([w for w, _ in deeper]) if deeper else None,
+        torch.stack([b for _, b in deeper]) if deeper else None,
         ACTIVATIONS[activation],
         *emit,
-        memory.transpose(1, 2),
-        weightings,
-        reads.flatten(1),
+        *state,
         _codes(layout),
         norm_floor,
         torch.is_grad_enabled(),
-    )
-    hidden, read, memory, weightings = outputs[:4]
-    after = memory.transpose(1, 2), weightings, read[-1].unflatten(-1, reads.shape[1:])
-    return hidden, read, after
+    )[:5]
+    return output, read, tuple(after)
 
 
 def memory_step(
@@ -165,24 +149,15 @@ def _call(name: str, *arguments: Any) -> Any:
 
     The dispatcher's way from Python to Python takes as long as the memory takes for a step.
     """
-    if _watched() or not _plain(arguments):
+    if watched() or not _plain(arguments):
         return getattr(torch.ops.ntm, name).default(*arguments)
     return STRAIGHT[name](*arguments)
 
 
-def _watched() -> bool:
-    """Whether a compiler, a mode or a transform of torch is to see which operators are called."""
-    return (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    )
-
-
 def _plain(arguments: Sequence[Any]) -> bool:
-    """Whether the tensors are numbers in the CPU's memory and nothing else."""
-    return all(type(a) in PLAIN and a.is_cpu for a in arguments if isinstance(a, Tensor))
+    """Whether the tensors are numbers in the CPU's memory, as they lie there."""
+    tensors = (a for a in arguments if isinstance(a, Tensor))
+    return all(type(a) in PLAIN and a.is_cpu and not a.is_neg() for a in tensors)
 
 
 def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -212,10 +187,10 @@ def _differentiate(
     Args:
         name: Of the operator.
         outputs: As many of them, the first, are differentiable, and all that is asked for; the
-            others are kept for the backward pass, which gets no derivatives of them: zeros in
-            their place would cost memory and time.
+            others are kept for the backward pass.
         save: As ``setup_context`` of `torch.autograd.Function`.
-        backward: Of the context and the derivatives of the differentiable outputs.
+        backward: Of the context and the derivatives of the differentiable outputs; None stands
+            for zeros, which would cost memory and time.
 
     """
     function, operator = STRAIGHT[name], getattr(torch.ops.ntm, name).default
@@ -232,8 +207,6 @@ def _differentiate(
             *inputs, straight = arguments
             made = below_autograd(straight, *inputs)
             ctx.set_materialize_grads(False)
-            ctx.zero = made[0].new_zeros(())
-            ctx.shapes = [output.shape for output in made[:outputs]]
             save(ctx, tuple(inputs), made)
             if straight:
                 return made[:outputs]
@@ -243,11 +216,7 @@ def _differentiate(
         @staticmethod
         @once_differentiable
         def backward(ctx: Any, *derivatives: Any) -> Any:
-            whole = (
-                ctx.zero.expand(shape) if d is None else d
-                for d, shape in zip(derivatives, ctx.shapes, strict=False)
-            )
-            return *backward(ctx, *whole), None
+            return *backward(ctx, *derivatives[:outputs]), None
 
     def differentiable(straight: bool, *arguments: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
@@ -265,85 +234,98 @@ def _lstm_loop(
     by_hidden: Tensor,
     bias_seen: Tensor,
     bias_hidden: Tensor,
-    by_below: Tensor,
-    deeper: Tensor,
-    biases: Tensor,
+    by_below: Tensor | None,
+    deeper: Tensor | None,
+    biases: Tensor | None,
     emit: Tensor,
     bias: Tensor,
-    hidden0: Tensor,
-    cell0: Tensor,
-    memory0: Tensor,
-    w0: Tensor,
-    reads0: Tensor,
+    memory: Tensor,
+    w: Tensor,
+    reads: Tensor,
+    hidden: Tensor,
+    cell: Tensor,
     layout: list[int],
     norm_floor: float,
     keep: bool,
-) -> tuple[
-    Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor,
-    Tensor,
-]:  # fmt: skip
-    T, B, size = inputs.shape
-    L, _, H = hidden0.shape
-    gates = inputs.new_empty(L, T, B, 4 * H)
-    gates[0] = F.linear(inputs, by_seen[:, :size], bias_seen + bias_hidden)
-    hidden, cells = (gates.new_empty(L, T + 1, B, H) for _ in range(2))
-    hidden[:, 0], cells[:, 0] = hidden0, cell0
-    raw, memories, ws, reads, memory = _room(bias, memory0, w0, reads0, T, keep)
-    in_parts(
-        _kernels("lstm", gates).lstm_forward,
-        B,
-        *_setting(tuple(layout), norm_floor, gates.dtype),
-        *_arrays(gates, _joined(by_hidden, deeper).transpose(1, 2), by_seen[:, size:].t()),
-        *_arrays(by_below.transpose(1, 2), biases, emit.t(), bias),
-        *_arrays(hidden, cells, raw, memories, ws, reads, memory),
-    )
-    ends = hidden[:, -1].clone(), cells[:, -1].clone(), memory, ws[-1].clone()
-    kept = hidden, gates, cells, raw, memories, ws, reads
-    return hidden[-1, 1:].clone(), reads[1:].clone(), *ends, *kept
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    T, B, I = inputs.shape
+    L, _, H = hidden.shape
+    output, seen, end, *ends = _outputs(T, (memory, w, reads), hidden, cell)
+    sizes = B, T, L, I, H, *memory.shape[1:]
+    memories = _kept_memories(T, keep)
+    kept = inputs.new_empty(_kept_by_lstm(sizes, w.shape[1], reads.shape[1], len(bias), memories))
+    perform(
+        _kernels("lstm", kept).forward,
+        sizes,
+        layout,
+        norm_floor,
+        (kept, F.linear(inputs, by_seen[:, :I], bias_seen), by_seen, by_hidden, bias_hidden,
+         by_below, deeper, biases, emit, bias, output, seen, end, *ends),
+        (memory, w, reads, hidden, cell),
+        kept=memories,
+    )  # fmt: skip
+    w_end, reads_end, hidden_end, cell_end = ends
+    memory_end = end.transpose(1, 2)
+    return output, seen, memory_end, w_end, reads_end, hidden_end, cell_end, kept
+
+
+def _kept_by_lstm(sizes: Sequence[int], K: int, R: int, P: int, memories: int) -> int:
+    """Numbers kept of a run: gates, hidden, reads, cells, emissions, weightings, memories."""
+    B, T, L, _, H, N, M = sizes
+    passing = (T + 1) * (2 * L * H + R * M + K * N)
+    return B * (T * (4 * L * H + P) + passing + memories * N * M)
 
 
 @torch.library.register_fake("ntm::lstm_loop")
 def _(  # type: ignore[no-untyped-def]
     inputs, by_seen, by_hidden, bias_seen, bias_hidden, by_below, deeper, biases, emit, bias,
-    hidden0, cell0, memory0, w0, reads0, layout, floor, keep,
+    memory, w, reads, hidden, cell, layout, floor, keep,
 ):  # fmt: skip
-    T, B, _ = inputs.shape
-    L, _, H = hidden0.shape
-    hidden = inputs.new_empty(L, T + 1, B, H)
-    raw, memories, ws, reads, memory = _room(bias, memory0, w0, reads0, T, keep)
-    made = (hidden[-1, 1:], reads[1:], hidden[:, 0], hidden[:, 0], memory, ws[0])
-    kept = (hidden, inputs.new_empty(L, T, B, 4 * H), hidden, raw, memories, ws, reads)
-    return tuple(part.new_empty(part.shape) for part in (*made, *kept))
+    T, B, I = inputs.shape
+    L, _, H = hidden.shape
+    output, seen, end, *ends = _outputs(T, (memory, w, reads), hidden, cell)
+    sizes = B, T, L, I, H, *memory.shape[1:]
+    numbers = _kept_by_lstm(sizes, w.shape[1], reads.shape[1], len(bias), _kept_memories(T, keep))
+    return output, seen, end.transpose(1, 2), *ends, inputs.new_empty(numbers)
 
 
 def _save_lstm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    seen, by_seen, by_hidden, _, _, by_below, deeper, _, emit, *_, layout, floor, _ = inputs
-    ctx.layout, ctx.floor = layout, floor
-    ctx.save_for_backward(seen, by_seen, by_hidden, by_below, deeper, emit, *output[6:])
+    seen, by_seen, by_hidden, _, _, by_below, deeper, _, emit, _, memory, *_ = inputs
+    *_, ctx.layout, ctx.floor, _ = inputs
+    L, B, H = output[5].shape
+    ctx.sizes = [B, len(seen), L, seen.shape[2], H, *memory.shape[1:]]
+    ctx.save_for_backward(seen, by_seen, by_hidden, by_below, deeper, emit, output[7])
 
 
-def _lstm_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
-    inputs, by_seen, by_hidden, by_below, deeper, emit, hidden, *kept = ctx.saved_tensors
-    size, reads = inputs.shape[2], kept[-1]
-    dgates, draw, *dstart = _call(
-        "lstm_loop_backward", *derivatives, _joined(by_hidden, deeper), by_seen[:, size:],
-        by_below, emit, *kept[:-1], ctx.layout, ctx.floor,
+def _lstm_backward(ctx: Any, *derivatives: Tensor | None) -> tuple[Any, ...]:
+    inputs, by_seen, *weights, kept = ctx.saved_tensors
+    dgates, draw, dstart = _call(
+        "lstm_loop_backward", *derivatives, by_seen, *weights, kept, ctx.sizes, ctx.layout,
+        ctx.floor,
     )  # fmt: skip
-    flat, before = dgates.flatten(1, 2), hidden[:, :-1]
-    dbias = flat[0].sum(0)
+    B, T, L, I, H, _, M = ctx.sizes
+    width, steps, numbers = ctx.layout[0] * M, T * B, (T + 1) * B * H
+    at = dgates.numel()
+    before, after = (
+        kept.as_strided((L, steps, H), (numbers, H, 1), at + of * B * H) for of in (0, 1)
+    )
+    reads = kept.as_strided((steps, width), (width, 1), at + L * numbers)
+    flat = dgates.view(L, steps, 4 * H)
+    first = flat[0]
+    dbias = first.sum(0)
     above: tuple[Tensor | None, ...] = (None, None, None)
-    if len(deeper):
-        back, below = flat[1:].transpose(1, 2), hidden[:-1, 1:].flatten(1, 2)
-        above = back @ below, back @ before[1:].flatten(1, 2), flat[1:].sum(1)
+    if L > 1:
+        back = flat[1:].transpose(1, 2)
+        above = back @ after[:-1], back @ before[1:], flat[1:].sum(1)
     return (
-        dgates[0] @ by_seen[:, :size] if ctx.needs_input_grad[0] else None,
-        flat[0].t() @ torch.cat([inputs, reads[:-1]], 2).flatten(0, 1),
-        flat[0].t() @ before[0].flatten(0, 1),
+        dgates[0] @ by_seen[:, :I] if ctx.needs_input_grad[0] else None,
+        torch.mm(first.t(), torch.cat([inputs.flatten(0, 1), reads], 1)),
+        torch.mm(first.t(), before[0]),
         dbias,
         dbias,
         *above,
-        *_emit_gradients(draw, hidden[-1, 1:]),
-        *dstart,
+        *_emit_gradients(draw, after[-1]),
+        *_start_gradients(ctx, 10, dstart),
         None,
         None,
         None,
@@ -352,111 +334,142 @@ def _lstm_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
 
 @_operator("lstm_loop_backward")
 def _lstm_loop_backward(
-    dhidden: Tensor,
-    dreads: Tensor,
-    dlast: Tensor,
-    dcell: Tensor,
-    dmemory: Tensor,
-    dw: Tensor,
+    doutput: Tensor | None,
+    dseen: Tensor | None,
+    dmemory: Tensor | None,
+    dw: Tensor | None,
+    dreads: Tensor | None,
+    dhidden: Tensor | None,
+    dcell: Tensor | None,
+    by_seen: Tensor,
     by_hidden: Tensor,
-    by_reads: Tensor,
-    by_below: Tensor,
+    by_below: Tensor | None,
+    deeper: Tensor | None,
     emit: Tensor,
-    gates: Tensor,
-    cells: Tensor,
-    raw: Tensor,
-    memories: Tensor,
-    ws: Tensor,
+    kept: Tensor,
+    sizes: list[int],
     layout: list[int],
     norm_floor: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dreads, dlast, dcell, dmemory, dw = map(_own, (dreads, dlast, dcell, dmemory, dw))
-    dreads0 = torch.zeros_like(dreads[0])
-    dgates, draw = torch.empty_like(gates), torch.empty_like(raw)
-    in_parts(
-        _kernels("lstm", gates).lstm_backward,
-        gates.shape[2],
-        *_setting(tuple(layout), norm_floor, gates.dtype),
-        *_arrays(gates, by_hidden, by_reads, by_below, emit, cells, raw, memories, ws),
-        *_arrays(dhidden, dreads, dmemory, dw, dreads0, dlast, dcell, dgates, draw),
+) -> tuple[Tensor, Tensor, Tensor]:
+    B, T, L, _, H, _, _ = sizes
+    dgates, draw = kept.new_empty(L, T, B, 4 * H), kept.new_empty(T, B, len(emit))
+    dstart = kept.new_empty(B * (2 * L * H + _heads_state(sizes, layout)))
+    perform(
+        _kernels("lstm", kept).backward,
+        sizes,
+        layout,
+        norm_floor,
+        (kept, by_seen, by_hidden, by_below, deeper, emit, dgates, draw, dstart),
+        (doutput, dseen, dmemory, dw, dreads, dhidden, dcell),
+        kept=_kept_memories(T, True),
     )
-    return dgates, draw, dlast, dcell, dmemory, dw, dreads0
+    return dgates, draw, dstart
 
 
 @torch.library.register_fake("ntm::lstm_loop_backward")
 def _(  # type: ignore[no-untyped-def]
-    dhidden, dreads, dlast, dcell, dmemory, dw, by_hidden, by_reads, by_below, emit, gates, cells,
-    raw, memories, ws, layout, floor,
+    doutput, dseen, dmemory, dw, dreads, dhidden, dcell, by_seen, by_hidden, by_below, deeper,
+    emit, kept, sizes, layout, floor,
 ):  # fmt: skip
-    shapes = (gates, raw, dlast, dcell, dmemory, dw)
-    return (*(gates.new_empty(like.shape) for like in shapes), gates.new_empty(dreads.shape[1:]))
+    B, T, L, _, H, _, _ = sizes
+    dgates, draw = kept.new_empty(L, T, B, 4 * H), kept.new_empty(T, B, len(emit))
+    return dgates, draw, kept.new_empty(B * (2 * L * H + _heads_state(sizes, layout)))
 
 
-_differentiate("lstm_loop", 6, _save_lstm, _lstm_backward)
+_differentiate("lstm_loop", 7, _save_lstm, _lstm_backward)
 
 
 @_operator("feedforward_loop")
 def _feedforward_loop(
     sums: Tensor,
-    by_reads: Tensor,
-    deeper: Tensor,
-    biases: Tensor,
-    code: int,
+    by_seen: Tensor,
+    deeper: Tensor | None,
+    biases: Tensor | None,
+    activation: int,
     emit: Tensor,
     bias: Tensor,
-    memory0: Tensor,
-    w0: Tensor,
-    reads0: Tensor,
+    memory: Tensor,
+    w: Tensor,
+    reads: Tensor,
     layout: list[int],
     norm_floor: float,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    T, B, H = sums.shape
-    values = sums.new_empty(1 + deeper.shape[0], T, B, H)
-    values[0] = sums
-    raw, memories, ws, reads, memory = _room(bias, memory0, w0, reads0, T, keep)
-    in_parts(
-        _kernels("feedforward", sums).feedforward_forward,
-        B,
-        *_setting(tuple(layout), norm_floor, sums.dtype),
-        code,
-        *_arrays(values, by_reads.t(), deeper.transpose(1, 2), biases, emit.t(), bias),
-        *_arrays(raw, memories, ws, reads, memory),
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    T = len(sums)
+    output, seen, end, w_end, reads_end = _outputs(T, (memory, w, reads), sums)
+    sizes = _feedforward_sizes(sums, by_seen, deeper, memory, reads)
+    memories = _kept_memories(T, keep)
+    kept = sums.new_empty(
+        _kept_by_feedforward(sizes, w.shape[1], reads.shape[1], len(bias), memories)
     )
-    made = values[-1].clone(), reads[1:].clone(), memory, ws[-1].clone()
-    return *made, values, raw, memories, ws, reads
+    perform(
+        _kernels("feedforward", sums).forward,
+        sizes,
+        layout,
+        norm_floor,
+        (kept, sums, by_seen, deeper, biases, emit, bias, output, seen, end, w_end, reads_end),
+        (memory, w, reads),
+        activation=activation,
+        kept=memories,
+    )
+    return output, seen, end.transpose(1, 2), w_end, reads_end, kept
+
+
+def _feedforward_sizes(
+    sums: Tensor, by_seen: Tensor, deeper: Tensor | None, memory: Tensor, reads: Tensor
+) -> list[int]:
+    T, B, H = sums.shape
+    L = 1 if deeper is None else 1 + len(deeper)
+    return [B, T, L, by_seen.shape[1] - reads.shape[1] * reads.shape[2], H, *memory.shape[1:]]
+
+
+def _kept_by_feedforward(sizes: Sequence[int], K: int, R: int, P: int, memories: int) -> int:
+    """Numbers kept of a run: values, reads, emissions, weightings, memories."""
+    B, T, L, _, H, N, M = sizes
+    return B * (T * (L * H + P) + (T + 1) * (R * M + K * N) + memories * N * M)
 
 
 @torch.library.register_fake("ntm::feedforward_loop")
 def _(  # type: ignore[no-untyped-def]
-    sums, by_reads, deeper, biases, code, emit, bias, memory0, w0, reads0, layout, floor, keep
+    sums, by_seen, deeper, biases, activation, emit, bias, memory, w, reads, layout, floor, keep
 ):
-    raw, memories, ws, reads, memory = _room(bias, memory0, w0, reads0, len(sums), keep)
-    values = sums.new_empty(1 + deeper.shape[0], *sums.shape)
-    made = (sums, reads[1:], memory, ws[0], values, raw, memories, ws, reads)
-    return tuple(part.new_empty(part.shape) for part in made)
+    T = len(sums)
+    output, seen, end, *ends = _outputs(T, (memory, w, reads), sums)
+    numbers = _kept_by_feedforward(
+        _feedforward_sizes(sums, by_seen, deeper, memory, reads), w.shape[1], reads.shape[1],
+        len(bias), _kept_memories(T, keep),
+    )  # fmt: skip
+    return output, seen, end.transpose(1, 2), *ends, sums.new_empty(numbers)
 
 
 def _save_feedforward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, by_reads, deeper, _, ctx.code, emit, *_, ctx.layout, ctx.floor, _ = inputs
-    ctx.save_for_backward(by_reads, deeper, emit, *output[4:])
+    sums, by_seen, deeper, _, ctx.activation, emit, _, memory, _, reads, *rest = inputs
+    ctx.layout, ctx.floor, _ = rest
+    ctx.sizes = _feedforward_sizes(sums, by_seen, deeper, memory, reads)
+    ctx.save_for_backward(by_seen, deeper, emit, output[5])
 
 
-def _feedforward_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
-    by_reads, deeper, emit, values, *kept, reads = ctx.saved_tensors
-    dsums, draw, *dstart = _call(
-        "feedforward_loop_backward", *derivatives, by_reads, deeper, emit, values, *kept,
-        ctx.code, ctx.layout, ctx.floor,
+def _feedforward_backward(ctx: Any, *derivatives: Tensor | None) -> tuple[Any, ...]:
+    by_seen, deeper, emit, kept = ctx.saved_tensors
+    dsums, draw, dstart = _call(
+        "feedforward_loop_backward", *derivatives, by_seen, deeper, emit, kept, ctx.activation,
+        ctx.sizes, ctx.layout, ctx.floor,
     )  # fmt: skip
-    flat, below = dsums.flatten(1, 2), values.flatten(1, 2)
+    B, T, L, I, H, _, M = ctx.sizes
+    width = ctx.layout[0] * M
+    values = kept.as_strided((L, T * B, H), (T * B * H, H, 1))
+    reads = kept.as_strided((T * B, width), (width, 1), values.numel())
+    flat = dsums.flatten(1, 2)
+    above: tuple[Tensor | None, ...] = (None, None)
+    if L > 1:
+        above = flat[1:].transpose(1, 2) @ values[:-1], flat[1:].sum(1)
     return (
         dsums[0],
-        flat[0].t() @ reads[:-1].flatten(0, 1),
-        flat[1:].transpose(1, 2) @ below[:-1],
-        flat[1:].sum(1),
+        F.pad(flat[0].t() @ reads, (I, 0)),
+        *above,
         None,
         *_emit_gradients(draw, values[-1]),
-        *dstart,
+        *_start_gradients(ctx, 7, dstart),
         None,
         None,
         None,
@@ -465,73 +478,78 @@ def _feedforward_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
 
 @_operator("feedforward_loop_backward")
 def _feedforward_loop_backward(
-    dhidden: Tensor,
-    dreads: Tensor,
-    dmemory: Tensor,
-    dw: Tensor,
-    by_reads: Tensor,
-    deeper: Tensor,
+    doutput: Tensor | None,
+    dseen: Tensor | None,
+    dmemory: Tensor | None,
+    dw: Tensor | None,
+    dreads: Tensor | None,
+    by_seen: Tensor,
+    deeper: Tensor | None,
     emit: Tensor,
-    values: Tensor,
-    raw: Tensor,
-    memories: Tensor,
-    ws: Tensor,
-    code: int,
+    kept: Tensor,
+    activation: int,
+    sizes: list[int],
     layout: list[int],
     norm_floor: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    dhidden, dreads, dmemory, dw = map(_own, (dhidden, dreads, dmemory, dw))
-    dreads0 = torch.zeros_like(dreads[0])
-    dsums, draw = torch.empty_like(values), torch.empty_like(raw)
-    in_parts(
-        _kernels("feedforward", values).feedforward_backward,
-        values.shape[2],
-        *_setting(tuple(layout), norm_floor, values.dtype),
-        code,
-        *_arrays(values, by_reads, deeper, emit, raw, memories, ws),
-        *_arrays(dhidden, dreads, dmemory, dw, dreads0, dsums, draw),
+) -> tuple[Tensor, Tensor, Tensor]:
+    B, T, L, _, H, _, _ = sizes
+    dsums, draw = kept.new_empty(L, T, B, H), kept.new_empty(T, B, len(emit))
+    dstart = kept.new_empty(B * _heads_state(sizes, layout))
+    perform(
+        _kernels("feedforward", kept).backward,
+        sizes,
+        layout,
+        norm_floor,
+        (kept, by_seen, deeper, emit, dsums, draw, dstart),
+        (doutput, dseen, dmemory, dw, dreads),
+        activation=activation,
+        kept=_kept_memories(T, True),
     )
-    return dsums, draw, dmemory, dw, dreads0
+    return dsums, draw, dstart
 
 
 @torch.library.register_fake("ntm::feedforward_loop_backward")
 def _(  # type: ignore[no-untyped-def]
-    dhidden, dreads, dmemory, dw, by_reads, deeper, emit,
-    values, raw, memories, ws, code, layout, floor,
+    doutput, dseen, dmemory, dw, dreads, by_seen, deeper, emit, kept, activation, sizes, layout,
+    floor,
 ):  # fmt: skip
-    shapes = (values, raw, dmemory, dw)
-    return (*(values.new_empty(like.shape) for like in shapes), values.new_empty(dreads.shape[1:]))
+    B, T, L, _, H, _, _ = sizes
+    dsums, draw = kept.new_empty(L, T, B, H), kept.new_empty(T, B, len(emit))
+    return dsums, draw, kept.new_empty(B * _heads_state(sizes, layout))
 
 
-_differentiate("feedforward_loop", 4, _save_feedforward, _feedforward_backward)
+_differentiate("feedforward_loop", 5, _save_feedforward, _feedforward_backward)
 
 
 @_operator("memory_step")
 def _memory_step(
     raw: Tensor, memory: Tensor, previous: Tensor, layout: list[int], norm_floor: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    B, N, M = memory.shape
     after, w, reads = _after_step(raw, memory, previous, layout)
-    in_parts(
-        _kernels("any", raw).step_forward,
-        raw.shape[0],
-        *_setting(tuple(layout), norm_floor, raw.dtype),
-        *_arrays(raw, memory.transpose(1, 2), previous, after.transpose(1, 2), w, reads),
+    perform(
+        _kernels("any", raw).forward,
+        (B, 0, 0, 0, 0, N, M),
+        layout,
+        norm_floor,
+        (raw, after, w, reads),
+        (memory, previous),
     )
-    return after, w, reads
+    return after.transpose(1, 2), w, reads
 
 
 @torch.library.register_fake("ntm::memory_step")
 def _(raw, memory, previous, layout, norm_floor):  # type: ignore[no-untyped-def]
-    return _after_step(raw, memory, previous, layout)
+    after, w, reads = _after_step(raw, memory, previous, layout)
+    return after.transpose(1, 2), w, reads
 
 
 def _after_step(
     raw: Tensor, memory: Tensor, previous: Tensor, layout: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for what a step makes; the memory lies element by element, though of shape (B, N, M)."""
+    """Room for what a step makes; the memory's elements before its locations."""
     B, N, M = memory.shape
-    after = raw.new_empty(B, M, N).transpose(1, 2)
-    return after, raw.new_empty(previous.shape), raw.new_empty(B, layout[0], M)
+    return raw.new_empty(B, M, N), raw.new_empty(previous.shape), raw.new_empty(B, layout[0], M)
 
 
 def _save_step(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -539,16 +557,16 @@ def _save_step(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
     ctx.save_for_backward(raw, memory, previous, *output[:2])
 
 
-def _step_backward(ctx: Any, *derivatives: Tensor) -> tuple[Any, ...]:
+def _step_backward(ctx: Any, *derivatives: Tensor | None) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     return *_call("memory_step_backward", *derivatives, *saved, ctx.layout, ctx.floor), None, None
 
 
 @_operator("memory_step_backward")
 def _memory_step_backward(
-    dafter: Tensor,
-    dw: Tensor,
-    dreads: Tensor,
+    dafter: Tensor | None,
+    dw: Tensor | None,
+    dreads: Tensor | None,
     raw: Tensor,
     memory: Tensor,
     previous: Tensor,
@@ -557,63 +575,93 @@ def _memory_step_backward(
     layout: list[int],
     norm_floor: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    B, N, M = memory.shape
     draw, dmemory, dprevious = _before_step(raw, memory, previous)
-    in_parts(
-        _kernels("any", raw).step_backward,
-        raw.shape[0],
-        *_setting(tuple(layout), norm_floor, raw.dtype),
-        *_arrays(raw, memory.transpose(1, 2), previous, after.transpose(1, 2), w),
-        *_arrays(_own(dafter.transpose(1, 2)), _own(dw), dreads),
-        *_arrays(dmemory.transpose(1, 2), dprevious, draw),
+    perform(
+        _kernels("any", raw).backward,
+        (B, 0, 0, 0, 0, N, M),
+        layout,
+        norm_floor,
+        (raw, dmemory, dprevious, draw),
+        (memory, previous, after, w, dafter, dw, dreads),
     )
-    return draw, dmemory, dprevious
+    return draw, dmemory.transpose(1, 2), dprevious
 
 
 @torch.library.register_fake("ntm::memory_step_backward")
 def _(  # type: ignore[no-untyped-def]
     dafter, dw, dreads, raw, memory, previous, after, w, layout, norm_floor
 ):
-    return _before_step(raw, memory, previous)
+    draw, dmemory, dprevious = _before_step(raw, memory, previous)
+    return draw, dmemory.transpose(1, 2), dprevious
 
 
 def _before_step(raw: Tensor, memory: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Room for the derivatives of what went into a step."""
+    """Room for the derivatives of what went into a step; the memory's as in `_after_step`."""
     B, N, M = memory.shape
-    dmemory = raw.new_empty(B, M, N).transpose(1, 2)
-    return raw.new_empty(raw.shape), dmemory, raw.new_empty(previous.shape)
+    return raw.new_empty(raw.shape), raw.new_empty(B, M, N), raw.new_empty(previous.shape)
 
 
 _differentiate("memory_step", 3, _save_step, _step_backward)
 
 
-def _own(tensor: Tensor) -> Tensor:
-    """A contiguous copy that may be written to."""
-    return tensor.clone(memory_format=torch.contiguous_format)
+def _outputs(T: int, heads: tuple[Tensor, Tensor, Tensor], *hidden: Tensor) -> list[Tensor]:
+    """Room for the controller's outputs and the reads of every step, and for the state after.
 
+    Args:
+        T: Time steps.
+        heads: memory (B, N, M), weightings and reads as before the first step; room for memory has
+            its elements before its locations.
+        hidden: hidden and cell likewise; or something as wide as the controller's outputs.
 
-def _room(
-    bias: Tensor, memory0: Tensor, w0: Tensor, reads0: Tensor, T: int, keep: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Room for emissions, kept memories, weightings and reads of T steps, and a memory to change.
-
-    Weightings and reads have those before the first step in front.
     """
-    kept = -(-T // STRIDE) if keep else 0
-    ws, reads = w0.new_empty(T + 1, *w0.shape), reads0.new_empty(T + 1, *reads0.shape)
-    ws[0], reads[0] = w0, reads0
-    raw = bias.new_empty(T, w0.shape[0], bias.shape[0])
-    return raw, memory0.new_empty(kept, *memory0.shape), ws, reads, _own(memory0)
+    memory, w, reads = heads
+    B, N, M = memory.shape
+    passing = hidden if len(hidden) == 2 else ()
+    return [
+        memory.new_empty(T, B, hidden[0].shape[2]),
+        memory.new_empty(T, B, reads.shape[1] * M),
+        memory.new_empty(B, M, N),
+        *(part.new_empty(part.shape) for part in (w, reads, *passing)),
+    ]
 
 
-def _joined(first: Tensor, deeper: Tensor) -> Tensor:
-    """One layer's weight and those of the layers above it."""
-    return torch.cat([first.unsqueeze(0), deeper]) if len(deeper) else first.unsqueeze(0)
+def _kept_memories(T: int, keep: bool) -> int:
+    return -(-T // STRIDE) if keep else 0
+
+
+def _heads_state(sizes: Sequence[int], layout: Sequence[int]) -> int:
+    """Numbers of one sequence's memory, weightings and reads."""
+    *_, N, M = sizes
+    R, W = layout[:2]
+    return N * M + (R + W) * N + R * M
+
+
+def _start_gradients(ctx: Any, place: int, dstart: Tensor) -> tuple[Tensor | None, ...]:
+    """Of memory, weightings, reads and, if there are, hidden and cell before the first step.
+
+    Args:
+        ctx: Of an operator of which they are the arguments from `place` on.
+        place: See there.
+        dstart: All of them, one after the other.
+
+    """
+    B, _, L, _, H, N, M = ctx.sizes
+    R, W = ctx.layout[:2]
+    shapes = [(B, M, N), (B, R + W, N), (B, R, M)]
+    if len(dstart) > B * _heads_state(ctx.sizes, ctx.layout):
+        shapes += [(L, B, H)] * 2
+    if not any(ctx.needs_input_grad[place : place + len(shapes)]):
+        return (None,) * len(shapes)
+    parts = dstart.split([a * b * c for a, b, c in shapes])
+    memory, *others = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+    return memory.transpose(1, 2), *others
 
 
 def _emit_gradients(draw: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the weight and the bias that make emissions of the controller's output."""
+    """Of the weight and the bias that make emissions of the controller's output, (T · B, H)."""
     flat = draw.flatten(0, 1)
-    return flat.t() @ hidden.flatten(0, 1), flat.sum(0)
+    return torch.mm(flat.t(), hidden), flat.sum(0)
 
 
 def _codes(layout: Layout) -> list[int]:
@@ -622,17 +670,5 @@ def _codes(layout: Layout) -> list[int]:
     return [R, W, 2 * S + 1, *codes, int(read_first)]
 
 
-@cache
-def _setting(
-    layout: tuple[int, ...], norm_floor: float, dtype: torch.dtype
-) -> tuple[tuple[int, ...], Any]:
-    """What every compiled function is told: the layout, and the least square of a length."""
-    return layout, getattr(np, PRECISIONS[dtype])(norm_floor**2)
-
-
-def _kernels(controller: str, like: Tensor) -> ModuleType:
+def _kernels(controller: str, like: Tensor) -> Kernels:
     return kernels(controller, PRECISIONS[like.dtype])
-
-
-def _arrays(*tensors: Tensor) -> list[Any]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]

@@ -44,6 +44,9 @@ def write(memory: Tensor, weighting: Tensor, erase: Tensor, add: Tensor) -> Tens
     return torch.baddbmm(memory, weighting.transpose(1, 2), add)
 
 
+# A scheme is called with N and with a tensor of the precision and on the device that are wanted.
+
+
 class ConstantMemory(nn.Module):
     """Every element starts at 1e-6. Grows and shrinks freely."""
 
@@ -51,9 +54,9 @@ class ConstantMemory(nn.Module):
         super().__init__()
         self.word_size = word_size
 
-    def forward(self, memory_size: int) -> Tensor:
+    def forward(self, memory_size: int, like: Tensor) -> Tensor:
         """The initial memory, (N, M)."""
-        return torch.full((memory_size, self.word_size), 1e-6, dtype=torch.float64)
+        return like.new_full((memory_size, self.word_size), 1e-6)
 
 
 class RandomMemory(nn.Module):
@@ -67,17 +70,18 @@ class RandomMemory(nn.Module):
         self.word_size = word_size
         self.seed: Tensor
         self.register_buffer("seed", torch.randint(2**62, ()))
-        self._drawn: tuple[int, Tensor] | None = None
+        self._drawn: tuple[int, np.ndarray] | None = None
 
-    def forward(self, memory_size: int) -> Tensor:
+    def forward(self, memory_size: int, like: Tensor) -> Tensor:
         """The initial memory, (N, M)."""
         seed = int(self.seed)
         if self._drawn is None or self._drawn[0] != seed or len(self._drawn[1]) != memory_size:
             draws = np.random.Generator(np.random.Philox(seed)).random(
                 (memory_size, self.word_size)
             )
-            self._drawn = seed, torch.from_numpy((2 * draws - 1) / math.sqrt(self.word_size))
-        return self._drawn[1]
+            self._drawn = seed, (2 * draws - 1) / math.sqrt(self.word_size)
+        # A copy: a tensor kept from inference mode would be of no use in training.
+        return like.new_tensor(self._drawn[1])
 
 
 class LearnedMemory(nn.Module):
@@ -88,9 +92,9 @@ class LearnedMemory(nn.Module):
         bound = 1 / math.sqrt(word_size)
         self.value = nn.Parameter(torch.empty(memory_size, word_size).uniform_(-bound, bound))
 
-    def forward(self, memory_size: int) -> Tensor:
+    def forward(self, memory_size: int, like: Tensor) -> Tensor:
         """The initial memory, (N, M)."""
-        return self.value
+        return self.value.to(like)
 
 
 class FirstLocation(nn.Module):
@@ -100,9 +104,9 @@ class FirstLocation(nn.Module):
         super().__init__()
         self.num_heads = num_heads
 
-    def forward(self, memory_size: int) -> Tensor:
+    def forward(self, memory_size: int, like: Tensor) -> Tensor:
         """The initial weightings, (R+W, N)."""
-        weighting = torch.zeros(self.num_heads, memory_size)
+        weighting = like.new_zeros(self.num_heads, memory_size)
         weighting.select(1, 0).fill_(1)
         return weighting
 
@@ -114,9 +118,9 @@ class Uniform(nn.Module):
         super().__init__()
         self.num_heads = num_heads
 
-    def forward(self, memory_size: int) -> Tensor:
+    def forward(self, memory_size: int, like: Tensor) -> Tensor:
         """The initial weightings, (R+W, N)."""
-        return torch.full((self.num_heads, memory_size), 1 / memory_size, dtype=torch.float64)
+        return like.new_full((self.num_heads, memory_size), 1 / memory_size)
 
 
 class LearnedWeighting(nn.Module):
@@ -132,9 +136,9 @@ class LearnedWeighting(nn.Module):
         value[:, 0] = math.log(max(memory_size - 1, 1)) + 2
         self.value = nn.Parameter(value)
 
-    def forward(self, memory_size: int) -> Tensor:
+    def forward(self, memory_size: int, like: Tensor) -> Tensor:
         """The initial weightings, (R+W, N)."""
-        return torch.softmax(self.value, dim=-1)
+        return torch.softmax(self.value, dim=-1).to(like)
 
 
 INITIAL_MEMORIES = {"constant": ConstantMemory, "random": RandomMemory, "learned": LearnedMemory}

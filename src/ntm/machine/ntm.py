@@ -9,12 +9,14 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple, cast
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ntm.checks import check_at_least, check_choice, check_inputs
+from ntm.kernels.watching import watched
 from ntm.machine.addressing import NORM_FLOOR, address
 from ntm.machine.controllers import (
     FeedforwardController,
@@ -23,7 +25,15 @@ from ntm.machine.controllers import (
     learned_vector,
 )
 from ntm.machine.heads import ACTIVATIONS, Emissions, HeadLayout, decode
-from ntm.machine.memory import INITIAL_MEMORIES, INITIAL_WEIGHTINGS, read, write
+from ntm.machine.memory import (
+    INITIAL_MEMORIES,
+    INITIAL_WEIGHTINGS,
+    ConstantMemory,
+    FirstLocation,
+    Uniform,
+    read,
+    write,
+)
 
 ENGINES = ("auto", "reference", "compiled", "fused")
 logger = logging.getLogger("ntm")
@@ -138,6 +148,10 @@ def reference_steps(
         memory, weightings, reads = step(raw, layout, state)
         state = NTMState(memory, weightings, reads, controller_state)
         yield output, state, raw
+
+
+_STARTS: WeakKeyDictionary[nn.Module, tuple[Any, NTMState]] = WeakKeyDictionary()
+"""The initial state that a network used last, and what it is for."""
 
 
 class NTM(nn.Module):
@@ -274,19 +288,44 @@ class NTM(nn.Module):
 
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
-        like = self.emit.weight
-        dtype = _memory_precision(like.dtype)
-
-        def batched(value: Tensor) -> Tensor:
-            return value.to(like.device, dtype).expand(batch_size, -1, -1)
-
-        R, M = self.layout.num_read_heads, self.layout.word_size
-        reads = like.new_zeros(R, M) if self.initial_reads is None else self.initial_reads
+        like = _precise(self.emit.weight)
+        N, R, M = self.memory_size, self.layout.num_read_heads, self.layout.word_size
+        learned = self.initial_reads
+        reads = like.new_zeros(R, M) if learned is None else learned.to(like)
         return NTMState(
-            memory=batched(self.initial_memory(self.memory_size)),
-            weightings=batched(self.initial_weighting(self.memory_size)),
-            reads=batched(reads),
+            memory=self.initial_memory(N, like).expand(batch_size, -1, -1),
+            weightings=self.initial_weighting(N, like).expand(batch_size, -1, -1),
+            reads=reads.expand(batch_size, -1, -1),
             controller=self.controller.initial_state(batch_size),
+        )
+
+    def _start(self, batch_size: int) -> NTMState:
+        """`initial_state`, not to be written to: made once where it is always the same.
+
+        Making it takes as long as the memory's arithmetic of ten steps.
+        """
+        if watched() or not self._starts_alike():
+            return self.initial_state(batch_size)
+        weight = self.emit.weight
+        key = batch_size, self.memory_size, weight.dtype, weight.device
+        kept, state = _STARTS.get(self, (None, None))
+        if state is None or kept != key:
+            with torch.inference_mode(False):  # what inference mode makes is of no use in training
+                state = self.initial_state(batch_size)
+            _STARTS[self] = key, state
+        return state
+
+    def _starts_alike(self) -> bool:
+        """Whether nothing in the initial state is learned, drawn, or made by a user's module."""
+        controller = self.controller
+        return (
+            type(self.initial_memory) is ConstantMemory
+            and type(self.initial_weighting) in (FirstLocation, Uniform)
+            and self.initial_reads is None
+            and (
+                type(controller) is FeedforwardController
+                or (type(controller) is LSTMController and controller.initial_hidden is None)
+            )
         )
 
     def forward(self, inputs: Tensor, state: NTMState | None = None) -> tuple[Tensor, NTMState]:
@@ -354,7 +393,7 @@ class NTM(nn.Module):
             return "the controller is a module of its own"
         if controller.dropout.p > 0 and self.training:
             return "the controller drops out"
-        if _hooked(controller) or _hooked(self.emit):
+        if _hooked(self.emit, controller, controller.dropout, *controller.layers):
             return "hooks wait for the controller or the emissions to be called"
         return loop
 
@@ -379,10 +418,8 @@ class NTM(nn.Module):
         )
 
     def _whole_lstm_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
-        from ntm.kernels.fused import lstm_loop
-
         cells: Any = cast(LSTMController, self.controller).layers
-        outputs, reads, after = lstm_loop(
+        outputs, reads, after = _fused().lstm_loop(
             inputs,
             [(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh) for cell in cells],
             (self.emit.weight, self.emit.bias),
@@ -390,15 +427,14 @@ class NTM(nn.Module):
             self.layout[1:],
             NORM_FLOOR,
         )
-        return outputs, reads, NTMState(*after[:3], after[3:])
+        memory, weightings, last_reads, *passing = after
+        return outputs, reads, NTMState(memory, weightings, last_reads, tuple(passing))
 
     def _whole_feedforward_loop(
         self, inputs: Tensor, state: NTMState
     ) -> tuple[Tensor, Tensor, NTMState]:
-        from ntm.kernels.fused import feedforward_loop
-
         controller: Any = self.controller
-        outputs, reads, after = feedforward_loop(
+        outputs, reads, after = _fused().feedforward_loop(
             inputs,
             [(layer.weight, layer.bias) for layer in controller.layers],
             controller.activation,
@@ -407,7 +443,8 @@ class NTM(nn.Module):
             self.layout[1:],
             NORM_FLOOR,
         )
-        return outputs, reads, NTMState(*after, None)
+        memory, weightings, last_reads = after
+        return outputs, reads, NTMState(memory, weightings, last_reads, None)
 
     @torch.no_grad()
     def trace(self, inputs: Tensor, state: NTMState | None = None) -> Trace:
@@ -452,7 +489,7 @@ class NTM(nn.Module):
         if self.batch_first:
             inputs = inputs.transpose(0, 1)
         if state is None:
-            return inputs, self.initial_state(inputs.shape[1])
+            return inputs, self._start(inputs.shape[1])
         self._check_state(state, inputs.shape[1])
         return inputs, state
 
@@ -460,7 +497,7 @@ class NTM(nn.Module):
         """Refuse another machine's state: compiled functions would not notice."""
         layout, weight = self.layout, self.emit.weight
         K, R, M = layout.num_heads, layout.num_read_heads, layout.word_size
-        precision = _memory_precision(weight.dtype)
+        precision = _precise(weight).dtype
         _check_part("memory", state.memory, "(B, N, M)", (B, self.memory_size, M), precision)
         _check_part(
             "weightings", state.weightings, "(B, R+W, N)", (B, K, self.memory_size), precision
@@ -485,9 +522,10 @@ class NTM(nn.Module):
         return logits.transpose(0, 1) if self.batch_first else logits
 
 
-def _memory_precision(dtype: torch.dtype) -> torch.dtype:
-    """Of memory, weightings and reads, by that of the weights: sharp weightings need it."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+def _precise(weight: Tensor) -> Tensor:
+    """Something in the precision of memory, weightings and reads: sharp weightings need it."""
+    enough = weight.dtype in (torch.float32, torch.float64)
+    return weight if enough else weight.new_empty(0, dtype=torch.float32)
 
 
 def _check_part(
@@ -499,9 +537,9 @@ def _check_part(
         raise ValueError(f"state's {name} must be in {dtype}, got {part.dtype}")
 
 
-def _hooked(module: nn.Module) -> bool:
-    """Whether something of a module's happens only when it, or a part of it, is called."""
-    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+def _hooked(*modules: nn.Module) -> bool:
+    """Whether something of a module's happens only when it is called."""
+    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
 
 def _in_segments(
@@ -519,10 +557,15 @@ def _in_segments(
     return torch.cat(hidden), torch.cat(reads), state
 
 
-def _fused_step(raw: Tensor, layout: HeadLayout, state: NTMState) -> tuple[Tensor, Tensor, Tensor]:
-    from ntm.kernels.fused import memory_step
+def _fused() -> Any:
+    """The compiled machine; only those who use it load Numba."""
+    from ntm.kernels import fused
 
-    return memory_step(raw, state.memory, state.weightings, layout[1:], NORM_FLOOR)
+    return fused
+
+
+def _fused_step(raw: Tensor, layout: HeadLayout, state: NTMState) -> tuple[Tensor, Tensor, Tensor]:
+    return _fused().memory_step(raw, state.memory, state.weightings, layout[1:], NORM_FLOOR)
 
 
 @cache

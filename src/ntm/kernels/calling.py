@@ -1,0 +1,118 @@
+"""Calling compiled functions, on torch's own threads.
+
+A compiled function is one of C that takes the address of a job, a row of whole numbers (see
+`ntm.kernels.conventions`). So threads of any library can run it without Python's lock, and calling
+it costs next to nothing: arrays, passed one by one, would cost more than the arithmetic of a short
+sequence.
+
+torch's threads are those of GNU OpenMP where it has that (Linux), and they wait for work by turning
+on the spot: threads of another pool would share their cores with them, and gain nothing. So the
+compiled functions run in OpenMP's team; elsewhere in a pool of ours.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from array import array
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ntm.kernels.conventions import DONE, LONGEST_BLOCK
+
+
+def perform(
+    function: Any,
+    sizes: Sequence[int],
+    layout: Sequence[int],
+    norm_floor: float,
+    dense: Sequence[Tensor | None],
+    loose: Sequence[Tensor | None],
+    activation: int = 0,
+    kept: int = 0,
+) -> None:
+    """Have a compiled function done by as many threads as torch has.
+
+    Args:
+        function: Of `ntm.kernels.compiling.kernels`.
+        sizes: B, T, L, I, H, N, M.
+        layout: R, W, 2S + 1, codes of the key's and the add vector's activation, read_first.
+        norm_floor: Least length of a vector in cosine similarity.
+        dense: Tensors in the function's order; what is filled must be contiguous. None stands for
+            what has no elements.
+        loose: Likewise, of three dimensions; None stands for zeros.
+        activation: Code of that of a feedforward controller.
+        kept: Memories that the forward pass keeps.
+
+    Raises:
+        TypeError: Tensors are of several precisions.
+        MemoryError: There was no room for what a thread works with.
+
+    """
+    B = sizes[0]
+    precisions = {tensor.dtype for tensor in (*dense, *loose) if tensor is not None}
+    if len(precisions) > 1:
+        raise TypeError(f"weights, inputs and state must be of one precision, got {precisions}")
+    lying = [None if tensor is None else tensor.contiguous() for tensor in dense]
+    places = [0 if tensor is None else tensor.data_ptr() for tensor in lying]
+    for tensor in loose:
+        places += (0, 0, 0, 0) if tensor is None else (tensor.data_ptr(), *tensor.stride())
+    threads, block = _shared(B)
+    head = 0, 0, block, *sizes, *layout, activation, kept, _bits(norm_floor**2)
+    job = array("q", (*head, *places))
+    run(function, job.buffer_info()[0], threads)
+    if job[DONE] != B:
+        raise MemoryError(f"the fused engine found no room to work on {B} sequences")
+
+
+def _shared(B: int) -> tuple[int, int]:
+    """Threads for a batch, and sequences a block, so that all have about as much to do."""
+    threads = min(torch.get_num_threads(), B)
+    blocks = -(-B // (LONGEST_BLOCK * threads)) * threads
+    return threads, -(-B // blocks)
+
+
+@cache
+def _bits(value: float) -> int:
+    """A number's bits, as a whole number."""
+    return int(np.float64(value).view(np.int64))
+
+
+def run(function: Any, address: int, threads: int) -> None:
+    """Call a function of C with an address, on each of so many threads at once.
+
+    OpenMP may grant fewer threads: what there is to do must not depend on their number.
+
+    Args:
+        function: Of ctypes, from an address to nothing.
+        address: What it is called with.
+        threads: At least 1.
+
+    """
+    openmp = _openmp()
+    if threads == 1:
+        function(address)
+    elif openmp is not None:
+        openmp.GOMP_parallel(function, ctypes.c_void_p(address), threads, 0)
+    else:
+        list(_pool(threads).map(function, [address] * threads))
+
+
+@cache
+def _openmp() -> Any:
+    """The library of GNU OpenMP that torch has loaded, or None."""
+    try:
+        return ctypes.CDLL("libgomp.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except (AttributeError, OSError):  # no such flag on Windows; no such library on a Mac
+        return None
+
+
+@cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="ntm")

@@ -1,0 +1,119 @@
+"""Compiled functions on torch's own threads or on ours, and the job they share."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from array import array
+
+import numba
+import pytest
+import torch
+from numba import types
+
+from ntm.kernels import calling, jobs
+from ntm.kernels.conventions import BATCH_SIZE, DENSE, DONE, LONGEST_BLOCK
+
+LIBRARIES = pytest.mark.parametrize("openmp", [True, False], ids=["OpenMP", "own pool"])
+FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Hide OpenMP, as on a machine whose torch does not have GNU's."""
+
+    def choose(openmp: bool) -> None:
+        if not openmp:
+            monkeypatch.setattr(calling, "_openmp", lambda: None)
+
+    return choose
+
+
+@LIBRARIES
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_every_thread_gets_the_address(count, openmp, without):
+    without(openmp)
+    torch.set_num_threads(count)
+    seen = []
+    calling.run(FUNCTION(seen.append), 4096, count)
+    assert seen == [4096] * count
+
+
+@LIBRARIES
+def test_two_threads_run_at_once(openmp, without):
+    without(openmp)
+    torch.set_num_threads(2)
+    meeting = threading.Barrier(2, timeout=20)  # nobody gets past it alone
+    missed = []
+
+    def work(_: int) -> None:
+        try:
+            meeting.wait()
+        except threading.BrokenBarrierError as error:
+            missed.append(error)
+
+    calling.run(FUNCTION(work), 0, 2)
+    assert not missed
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's OpenMP on Linux")
+def test_the_threads_are_those_of_torch():
+    assert calling._openmp().omp_get_max_threads() == torch.get_num_threads()
+    torch.set_num_threads(3)
+    assert calling._openmp().omp_get_max_threads() == 3
+
+
+@pytest.fixture(scope="module")
+def counting():
+    """A compiled function that counts, behind the fields of its job, every sequence it is given."""
+
+    @numba.cfunc(types.void(types.intp))
+    def count(address):
+        job = jobs.at(address)
+        first, last = jobs.claim(job)
+        while first < job[BATCH_SIZE]:
+            for b in range(first, last):
+                job[DENSE + b] += 1
+            jobs.done(job, first, last)
+            first, last = jobs.claim(job)
+
+    return count
+
+
+@LIBRARIES
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 32, 1000])
+def test_every_sequence_is_worked_on_once(count, batch_size, openmp, without, counting):
+    without(openmp)
+    torch.set_num_threads(count)
+    team, block = calling._shared(batch_size)
+    assert team == min(count, batch_size)
+    job = array("q", [0, 0, block, batch_size, *[0] * (DENSE - 4 + batch_size)])
+    calling.run(counting.ctypes, job.buffer_info()[0], team)
+    assert job[DENSE:].tolist() == [1] * batch_size
+    assert job[DONE] == batch_size
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize("batch_size", range(1, 40))
+def test_no_thread_gets_more_than_a_block_more_than_its_share(count, batch_size):
+    torch.set_num_threads(count)
+    team, block = calling._shared(batch_size)
+    assert 1 <= block <= LONGEST_BLOCK
+    blocks = -(-batch_size // block)
+    assert -(-blocks // team) * block < batch_size / team + block
+
+
+def test_what_was_not_done_is_an_error():
+    memory = torch.zeros(3, 2, 2)
+    with pytest.raises(MemoryError, match="3 sequences"):
+        calling.perform(
+            FUNCTION(lambda _: None), [3, 0, 0, 0, 0, 2, 2], (1,) * 6, 1.0, [memory], []
+        )
+
+
+def test_several_precisions_are_refused():
+    tensors = [torch.zeros(1), torch.zeros(1, dtype=torch.float64)]
+    with pytest.raises(TypeError, match=r"one precision, got .*float64"):
+        calling.perform(FUNCTION(lambda _: None), [1, 0, 0, 0, 0, 1, 1], (1,) * 6, 1.0, tensors, [])
