@@ -803,11 +803,13 @@ def lstm_forward(real):
         from_hidden = np.empty((L, H, 4 * H), gates.dtype)
         from_below = np.empty((L - 1, H, 4 * H), gates.dtype)
         from_reads = np.empty((R * M, 4 * H), gates.dtype)
-        _transpose(by_hidden, 0, from_hidden[0])
         _transpose(by_seen, I, from_reads)
-        for layer in range(1, L):
-            _transpose(deeper[layer - 1], 0, from_hidden[layer])
-            _transpose(by_below[layer - 1], 0, from_below[layer - 1])
+        for layer in range(2 * L - 1):
+            if layer < L:
+                weight, target = by_hidden if layer == 0 else deeper[layer - 1], from_hidden[layer]
+            else:
+                weight, target = by_below[layer - L], from_below[layer - L]
+            _transpose(weight, 0, target)
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
@@ -822,12 +824,11 @@ def lstm_forward(real):
                         _copy(inputs[t, b] if layer == 0 else biases[layer - 1], sums[b])
                         if layer == 0:
                             _add(bias_hidden, sums[b])
+                    below, weight = reads[t], from_reads
+                    if layer > 0:
+                        below, weight = hidden[layer - 1, t + 1], from_below[layer - 1]
                     _multiply(hidden[layer, t, first:last], from_hidden[layer], sums[first:last])
-                    if layer == 0:
-                        _multiply(reads[t, first:last], from_reads, sums[first:last])
-                    else:
-                        _multiply(hidden[layer - 1, t + 1, first:last], from_below[layer - 1],
-                                  sums[first:last])  # fmt: skip
+                    _multiply(below[first:last], weight, sums[first:last])
                     for b in range(first, last):
                         _cell(sums[b], cells[layer, t, b], cells[layer, t + 1, b],
                               hidden[layer, t + 1, b])  # fmt: skip
