@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import os
 import random
 import subprocess
 import sys
+import weakref
 
 import numba
 import pytest
@@ -217,6 +219,64 @@ def test_the_gradient_of_a_given_state_agrees(controller):
         found[engine] = torch.autograd.grad(total, given)
     for truth, value in zip(found["reference"], found["fused"], strict=True):
         assert error(value, truth) <= 1e-10
+
+
+@ONE_OF_A_KIND
+def test_a_graph_gone_through_in_parts_and_again_gives_the_same_gradients(controller):
+    """Of steps in the middle, of all of them, of the first ones; of inputs and start alone."""
+    sizes = (7, 3, 2, 1, 1, 9, 3)
+    net = machine(sizes, controller).double()
+    found = {}
+    for engine in ("reference", "fused"):
+        net.engine = engine
+        inputs = random_inputs(sizes).requires_grad_()
+        logits, end = net(inputs)
+        totals = [logits[2:6], logits, logits[:1], end.memory, logits[2:6], end.weightings[0]]
+        found[engine] = [
+            torch.autograd.grad(part.square().sum(), leaves, retain_graph=True, allow_unused=True)
+            for part in totals
+            for leaves in ([inputs, *net.parameters()], [inputs], [net.initial_memory.value])
+        ]
+    for truths, values in zip(found["reference"], found["fused"], strict=True):
+        for truth, value in zip(truths, values, strict=True):
+            if truth is None:  # not reached; zeros are as good
+                assert value is None or not value.any()
+            else:
+                assert error(value, truth) <= 1e-10
+
+
+@ONE_OF_A_KIND
+def test_weights_changed_before_the_backward_pass_are_an_error(controller):
+    net = machine(SMALL, controller)
+    net.engine = "fused"
+    logits, _ = net(random_inputs(SMALL, torch.float32))
+    with torch.no_grad():
+        net.emit.weight.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        logits.sum().backward()
+
+
+def test_nothing_of_a_sequence_is_left_once_it_is_forgotten(monkeypatch):
+    made = []
+
+    class Watched(fused.Tape):
+        def __init__(self, *arguments) -> None:
+            super().__init__(*arguments)
+            made.append(weakref.ref(self))
+
+    monkeypatch.setattr(fused, "Tape", Watched)
+    net = machine(SMALL, "own")
+    net.engine = "fused"
+    gc.disable()
+    try:
+        for backward in (True, False):
+            logits, state = net(random_inputs(SMALL, torch.float32))
+            if backward:
+                logits.sum().backward()
+            del logits, state
+    finally:
+        gc.enable()
+    assert [tape() for tape in made] == [None, None]
 
 
 @pytest.mark.parametrize("controller", ["lstm", "lstm x2", "feedforward x3"])

@@ -36,6 +36,7 @@ def perform(
     loose: Sequence[Tensor | None],
     activation: int = 0,
     kept: int = 0,
+    step: int = 0,
 ) -> None:
     """Have a compiled function done by as many threads as torch has.
 
@@ -49,6 +50,7 @@ def perform(
         loose: Likewise, of three dimensions; None stands for zeros.
         activation: Code of that of a feedforward controller.
         kept: Memories that the forward pass keeps.
+        step: The time step, where only one is to be done.
 
     Raises:
         TypeError: Tensors are of several precisions.
@@ -64,7 +66,7 @@ def perform(
     for tensor in loose:
         places += (0, 0, 0, 0) if tensor is None else (tensor.data_ptr(), *tensor.stride())
     threads, block = _shared(B)
-    head = 0, 0, block, *sizes, *layout, activation, kept, _bits(norm_floor**2)
+    head = 0, 0, block, *sizes, *layout, activation, kept, step, _bits(norm_floor**2)
     job = array("q", (*head, *places))
     run(function, job.buffer_info()[0], threads)
     if job[DONE] != B:

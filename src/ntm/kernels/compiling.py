@@ -35,7 +35,8 @@ def kernels(controller: str, dtype: str) -> Kernels:
     """What serves a controller in a precision, compiled.
 
     Args:
-        controller: ``lstm``, ``feedforward``, or ``any``: one step of the memory alone.
+        controller: ``lstm``, ``feedforward``, or ``any``: the heads alone, one step at a time;
+            ``step``: the same where every step stands for itself.
         dtype: ``float32`` or ``float64``.
 
     """

@@ -9,7 +9,7 @@ ACTIVATIONS = {"identity": IDENTITY, "tanh": TANH, "sigmoid": SIGMOID, "relu": R
 
 FIELDS = (
     "claimed", "done", "block", "B", "T", "L", "I", "H", "N", "M", "R", "W", "shifts", "key", "add",
-    "read_first", "activation", "kept", "least",
+    "read_first", "activation", "kept", "step", "least",
 )  # fmt: skip
 """What a job begins with: the row of whole numbers that tells a compiled function what to do.
 
@@ -17,7 +17,7 @@ After them come the addresses of dense tensors; then address and strides of loos
 dimensions, which may lie anyhow or be missing (address 0).
 """
 CLAIMED, DONE, BLOCK, BATCH_SIZE = range(4)
-ACTIVATION, KEPT, LEAST = range(len(FIELDS) - 3, len(FIELDS))
+ACTIVATION, KEPT, STEP, LEAST = range(len(FIELDS) - 4, len(FIELDS))
 DENSE = len(FIELDS)
 
 LONGEST_BLOCK = 4

@@ -24,7 +24,17 @@ import numpy as np
 from numba import cfunc, njit, types
 
 from ntm.kernels import jobs
-from ntm.kernels.conventions import ACTIVATION, BLOCK, DENSE, KEPT, RELU, SIGMOID, STRIDE, TANH
+from ntm.kernels.conventions import (
+    ACTIVATION,
+    BLOCK,
+    DENSE,
+    KEPT,
+    RELU,
+    SIGMOID,
+    STEP,
+    STRIDE,
+    TANH,
+)
 from ntm.kernels.numerics import exp, in_order, log, ordered, sigmoid, softplus, tanh
 
 # Nothing that assumes finite numbers, and no reciprocals for quotients: whole vectors would be
@@ -1165,10 +1175,107 @@ def step_backward(real):
     return run
 
 
+def heads_forward(real):
+    """What the heads do in one of T steps, for a controller that runs elsewhere.
+
+    Dense:
+        raw, ws, memories: As kept by `lstm_forward`. Emissions and weightings before the step are
+            there; weightings after it and, at every STRIDE-th step, the memory are filled.
+        memory: Before the step, becomes that after it, (B, M, N).
+        x: The next input, (B, I).
+        seen, reads: Filled: what the controller sees next, (B, I + R·M), and its latter part.
+
+    """
+
+    def run(address):
+        job, zero = jobs.at(address), real(0)
+        B, T, _, I, _, N, M = jobs.sizes(job)
+        R, W, shifts, key_code, add_code, read_first = jobs.layout(job)
+        K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
+        t = job[STEP]
+        raw = jobs.dense(job, 0, (T, B, P), zero)
+        ws = jobs.dense(job, 1, (T + 1, B, K, N), zero)
+        memories = jobs.dense(job, 2, (job[KEPT], B, M, N), zero)
+        memory = jobs.dense(job, 3, (B, M, N), zero)
+        x = jobs.dense(job, 4, (B, I), zero)
+        seen = jobs.dense(job, 5, (B, I + R * M), zero)
+        reads = jobs.dense(job, 6, (B, R * M), zero)
+        least = jobs.least(job, raw)
+        heads = _heads(K, W, M, shifts, raw)
+        lines = _lines(M, N, shifts, raw)
+        spare = np.empty((M, N), raw.dtype)
+        first, last = jobs.claim(job)
+        while first < B:
+            for b in range(first, last):
+                if t % STRIDE == 0:
+                    _copy_rows(memory[b], memories[t // STRIDE, b])
+                _step(raw[t, b], R, W, shifts, key_code, add_code, read_first, least, memory[b],
+                      ws[t, b], heads, lines, spare, ws[t + 1, b], reads[b])  # fmt: skip
+                _copy_rows(spare, memory[b])
+                _copy(x[b], seen[b])
+                _copy(reads[b], seen[b, I:])
+            jobs.done(job, first, last)
+            first, last = jobs.claim(job)
+
+    return run
+
+
+def heads_backward(real):
+    """Derivatives of `heads_forward`; T is the number of steps that have derivatives.
+
+    Dense:
+        raw, ws, memories: As it left them.
+        stretch: The memories between two kept ones, (B, STRIDE + 1, M, N); filled at the last
+            step of a stretch for the others.
+        dmemory, dw: Of memory and weightings after the step, become those before it.
+        dreads: Scratch, (B, R·M).
+        draw: Filled for the step, (T, B, P).
+
+    Loose:
+        Derivatives of the reads, (1, B, R·M), from two sides; and none.
+
+    """
+
+    def run(address):
+        job, zero = jobs.at(address), real(0)
+        B, T, _, _, _, N, M = jobs.sizes(job)
+        layout = jobs.layout(job)
+        R, W, shifts, _, _, _ = layout
+        K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
+        raw = jobs.dense(job, 0, (T, B, P), zero)
+        ws = jobs.dense(job, 1, (T + 1, B, K, N), zero)
+        memories = jobs.dense(job, 2, (job[KEPT], B, M, N), zero)
+        stretch = jobs.dense(job, 3, (B, STRIDE + 1, M, N), zero)
+        dmemory = jobs.dense(job, 4, (B, M, N), zero)
+        dw = jobs.dense(job, 5, (B, K, N), zero)
+        dreads = jobs.dense(job, 6, (B, R * M), zero)
+        draw = jobs.dense(job, 7, (T, B, P), zero)
+        loose = DENSE + 8
+        least = jobs.least(job, raw)
+        heads, dheads, lines, out, dring, dbefore, dprevious, _, dread = _scratch_back(
+            R, W, M, N, shifts, 0, raw
+        )
+        first, last = jobs.claim(job)
+        while first < B:
+            for b in range(first, last):
+                jobs.fetch(job, loose, 0, b, dreads[b])
+                jobs.fetch(job, loose + 4, 0, b, dread)
+                _add(dread, dreads[b])
+            scratch = (heads, dheads, lines, out, dring, dbefore, dprevious,
+                       stretch[first:last], dread)  # fmt: skip
+            _heads_backward(job[STEP], first, last, layout, least, raw, memories, ws, job,
+                            loose + 8, dreads, dmemory, dw, draw, scratch)  # fmt: skip
+            jobs.done(job, first, last)
+            first, last = jobs.claim(job)
+
+    return run
+
+
 FUNCTIONS = {
     "lstm": (lstm_forward, lstm_backward),
     "feedforward": (feedforward_forward, feedforward_backward),
-    "any": (step_forward, step_backward),
+    "any": (heads_forward, heads_backward),
+    "step": (step_forward, step_backward),
 }
 """For every kind of controller what runs it forward and backward, in a precision still open."""
 

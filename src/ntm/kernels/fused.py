@@ -137,6 +137,163 @@ def memory_step(
     return _call("memory_step", raw, memory, weightings, _codes(layout), norm_floor)
 
 
+class Tape:
+    """The heads' part of a sequence whose controller is a module of its own.
+
+    `step` is called with the controller's output, time step after time step. The steps share what
+    is kept for the backward pass, which runs through them from the last to the first, so that torch
+    sees of each step only what the controller needs; the emissions' weights get their gradient at
+    the end, as one product.
+
+    Args:
+        inputs: (T, B, I), T at least 1.
+        emit: Weight (P, H) and bias (P,) of the emissions.
+        memory: (B, N, M).
+        weightings: (B, K, N).
+        layout: See `Layout`.
+        norm_floor: Least length of a vector in cosine similarity.
+
+    """
+
+    def __init__(
+        self,
+        inputs: Tensor,
+        emit: tuple[Tensor, Tensor],
+        memory: Tensor,
+        weightings: Tensor,
+        layout: Layout,
+        norm_floor: float,
+    ) -> None:
+        T, B, I = inputs.shape
+        N, M = memory.shape[1:]
+        weight, _ = emit
+        P, H = weight.shape
+        self.inputs, self.emit = inputs, emit
+        self.layout, self.norm_floor = _codes(layout), norm_floor
+        self.sizes = B, T, 0, I, H, N, M
+        self.taken = 0
+        self.passing: tuple[Tensor, ...] = (*emit, memory, weightings)
+        with torch.no_grad():
+            self.hidden = weight.new_empty(T, B, H)
+            self.raw = weight.new_empty(T, B, P)
+            self.ws = weight.new_empty(T + 1, *weightings.shape)
+            self.ws[0] = weightings
+            self.memories = weight.new_empty(_kept_memories(T, True), B, M, N)
+            self.memory = memory.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+
+    def step(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """What the controller sees next, (B, I + R·M), and what was read, (B, R·M).
+
+        After the last step there is no next: what comes first is of no use then.
+        """
+        t, T = self.taken, len(self.inputs)
+        x = self.inputs[min(t + 1, T - 1)]
+        seen, reads, *passing = _TapeStep.apply(self, t, x, output, *self.passing)
+        self.taken, self.passing = t + 1, tuple(passing)
+        return seen, reads
+
+    def end(self) -> tuple[Tensor, Tensor]:
+        """Memory and weightings after the last step."""
+        memory, weightings = self.passing
+        self.passing = ()  # which knows the tape
+        return memory.transpose(1, 2), weightings
+
+    def fill(self, t: int, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Do step t and keep what belongs to it; what the controller sees next, and the reads."""
+        B, _, _, I, _, _, M = self.sizes
+        weight, bias = self.emit
+        width = self.layout[0] * M
+        self.hidden[t] = output
+        torch.addmm(bias, self.hidden[t], weight.t(), out=self.raw[t])
+        seen, reads = output.new_empty(B, I + width), output.new_empty(B, width)
+        perform(
+            _kernels("any", output).forward,
+            self.sizes,
+            self.layout,
+            self.norm_floor,
+            (self.raw, self.ws, self.memories, self.memory, x, seen, reads),
+            (),
+            kept=len(self.memories),
+            step=t,
+        )
+        return seen, reads
+
+    def begin_back(self, t: int, dmemory: Tensor | None, dw: Tensor | None) -> None:
+        """Begin a backward pass after step t, with derivatives of memory and weightings there."""
+        B, _, _, _, _, N, M = self.sizes
+        shape = B, M, N
+        self.back_from = t
+        self.dmemory = self.raw.new_zeros(shape) if dmemory is None else dmemory.clone()
+        self.dw = torch.zeros_like(self.ws[0]) if dw is None else dw.clone()
+        self.dmemory, self.dw = self.dmemory.contiguous(), self.dw.contiguous()
+        self.dreads = self.raw.new_empty(B, self.layout[0] * M)
+        self.stretch = self.raw.new_empty(B, STRIDE + 1, M, N)
+        self.draw = self.raw.new_empty(self.raw.shape)
+        self.nothing = self.raw.new_zeros(1)
+
+    def back(self, t: int, dseen: Tensor | None, dreads: Tensor | None) -> Tensor:
+        """Derivatives of the emissions of step t, (B, P)."""
+        B, _, _, I, H, N, M = self.sizes
+        perform(
+            _kernels("any", self.raw).backward,
+            (B, self.back_from + 1, 0, I, H, N, M),
+            self.layout,
+            self.norm_floor,
+            (self.raw, self.ws, self.memories, self.stretch, self.dmemory, self.dw, self.dreads,
+             self.draw),
+            (
+                None if dreads is None else dreads.unsqueeze(0),
+                None if dseen is None else dseen[:, I:].unsqueeze(0),
+                None,
+            ),
+            kept=len(self.memories),
+            step=t,
+        )  # fmt: skip
+        return self.draw[t]
+
+    def first_gradients(self) -> tuple[Tensor, ...]:
+        """Of emit, memory and weightings, once the first step has gone back."""
+        steps = self.back_from + 1
+        hidden = self.hidden[:steps].flatten(0, 1)
+        return *_emit_gradients(self.draw[:steps], hidden), self.dmemory.transpose(1, 2), self.dw
+
+
+class _TapeStep(torch.autograd.Function):
+    """One step of a `Tape`.
+
+    From step to step goes a number without meaning, for torch to know their order. The first step
+    takes emit, memory and weightings instead, the last gives memory and weightings.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, tape: Tape, t: int, x: Tensor, output: Tensor, *_: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.tape, ctx.t = tape, t
+        ctx.save_for_backward(tape.emit[0])
+        seen, reads = tape.fill(t, x, output)
+        if t + 1 == len(tape.raw):
+            return seen, reads, tape.memory.clone(), tape.ws[-1].clone()
+        return seen, reads, output.new_empty(1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, dseen: Tensor | None, dreads: Tensor | None, *dpassing: Tensor | None
+    ) -> tuple[Any, ...]:
+        tape, t = ctx.tape, ctx.t
+        (weight,) = ctx.saved_tensors
+        if t + 1 == len(tape.raw):
+            tape.begin_back(t, *dpassing)
+        elif dpassing[0] is None:
+            tape.begin_back(t, None, None)
+        draw = tape.back(t, dseen, dreads)
+        dx = dseen[:, : tape.sizes[3]] if ctx.needs_input_grad[2] and dseen is not None else None
+        through = (tape.nothing,) if t > 0 else tape.first_gradients()
+        return None, None, dx, torch.mm(draw, weight), *through
+
+
 PRECISIONS = {torch.float32: "float32", torch.float64: "float64"}
 LIBRARY = torch.library.Library("ntm", "DEF")
 STRAIGHT: dict[str, Callable[..., Any]] = {}
@@ -528,7 +685,7 @@ def _memory_step(
     B, N, M = memory.shape
     after, w, reads = _after_step(raw, memory, previous, layout)
     perform(
-        _kernels("any", raw).forward,
+        _kernels("step", raw).forward,
         (B, 0, 0, 0, 0, N, M),
         layout,
         norm_floor,
@@ -578,7 +735,7 @@ def _memory_step_backward(
     B, N, M = memory.shape
     draw, dmemory, dprevious = _before_step(raw, memory, previous)
     perform(
-        _kernels("any", raw).backward,
+        _kernels("step", raw).backward,
         (B, 0, 0, 0, 0, N, M),
         layout,
         norm_floor,

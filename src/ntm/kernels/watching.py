@@ -1,4 +1,4 @@
-"""Whether somebody looks on while torch works."""
+"""Whether somebody looks on while torch works, or keeps its things."""
 
 from __future__ import annotations
 
@@ -13,3 +13,11 @@ def watched() -> bool:
         or torch._C._get_tracing_state() is not None
         or torch._C._functorch.peek_interpreter_stack() is not None
     )
+
+
+def kept_elsewhere() -> bool:
+    """Whether what is saved for the backward pass passes through hooks.
+
+    They may put it elsewhere, or drop it and have the steps run again (`torch.utils.checkpoint`).
+    """
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ntm.checks import check_at_least, check_choice, check_inputs
-from ntm.kernels.watching import watched
+from ntm.kernels.watching import kept_elsewhere, watched
 from ntm.machine.addressing import NORM_FLOOR, address
 from ntm.machine.controllers import (
     FeedforwardController,
@@ -413,9 +413,27 @@ class NTM(nn.Module):
         loop = self._whole_loop()
         if not isinstance(loop, str):
             return loop(inputs, state)
+        told_apart = watched() or kept_elsewhere() or _hooked(self.emit)
+        if torch.is_grad_enabled() and not told_apart:
+            return self._taped_loop(inputs, state)
         return reference_loop(
             self.controller, self._emit, self.layout, inputs, state, step=_fused_step
         )
+
+    def _taped_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
+        """The fused step inside the plain loop, for training."""
+        emit = self.emit.weight, self.emit.bias
+        tape = _fused().Tape(inputs, emit, *state[:2], self.layout[1:], NORM_FLOOR)
+        seen = torch.cat([inputs[0], state.reads.flatten(1)], dim=-1)
+        hidden, reads, passing = [], [], state.controller
+        for _ in inputs:
+            output, passing = self.controller(seen, passing)
+            seen, read_ = tape.step(output)
+            hidden.append(output)
+            reads.append(read_)
+        memory, weightings = tape.end()
+        end = NTMState(memory, weightings, reads[-1].view(state.reads.shape), passing)
+        return torch.stack(hidden), torch.stack(reads), end
 
     def _whole_lstm_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
         cells: Any = cast(LSTMController, self.controller).layers
