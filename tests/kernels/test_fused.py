@@ -33,9 +33,10 @@ from torch.nn import functional as F
 
 from ntm.kernels import fused
 from ntm.kernels.compiling import kernels
-from ntm.machine import FeedforwardController, NTMState
+from ntm.machine import NTM, FeedforwardController, LSTMController, NTMState
 from ntm.machine.addressing import NORM_FLOOR
 from ntm.machine.heads import HeadLayout
+from ntm.machine.memory import Uniform
 from ntm.machine.ntm import memory_step
 
 EVERY_CONTROLLER = pytest.mark.parametrize("controller", CONTROLLERS)
@@ -267,16 +268,59 @@ def test_nothing_of_a_sequence_is_left_once_it_is_forgotten(monkeypatch):
     monkeypatch.setattr(fused, "Tape", Watched)
     net = machine(SMALL, "own")
     net.engine = "fused"
+    inputs = random_inputs(SMALL, torch.float32)
     gc.disable()
     try:
         for backward in (True, False):
-            logits, state = net(random_inputs(SMALL, torch.float32))
+            logits, state = net(inputs)
             if backward:
                 logits.sum().backward()
+                assert not hasattr(made[0](), "draw")
             del logits, state
+        calls = itertools.count()
+        net.controller.register_forward_hook(lambda *_: 1 / (3 - next(calls)) and None)
+        with pytest.raises(ZeroDivisionError):
+            net(inputs)
     finally:
         gc.enable()
-    assert [tape() for tape in made] == [None, None]
+    assert [tape() for tape in made] == [None, None, None]
+
+
+class Doubled(torch.nn.Module):
+    """Emissions of a user's own."""
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return 2 * self.linear(hidden)
+
+
+@ONE_OF_A_KIND
+def test_hooks_on_the_backward_pass_and_own_emissions_take_effect(controller):
+    inputs = random_inputs(SMALL)
+    net = machine(SMALL, controller).double()
+    called = []
+    handle = net.emit.register_full_backward_hook(lambda *_: called.append(1))
+    outcome(net, "fused", inputs)
+    assert len(called) == len(inputs)
+    handle.remove()
+    net.emit = Doubled(net.emit)
+    assert_double_agrees(net, inputs)
+
+
+def test_a_controller_of_other_depth_gets_its_own_start():
+    net = NTM(3, 2, 7, 2, engine="fused")
+    inputs = torch.zeros(4, 1, 3)
+    net(inputs)
+    net.controller = LSTMController(5, 100, num_layers=2)
+    net.emit = torch.nn.Linear(100, net.layout.size)
+    _, state = net(inputs)
+    assert state.controller[0].shape == (2, 1, 100)
+    net.initial_weighting = Uniform(2, 7)
+    assert torch.equal(net(inputs)[0], net(inputs, net.initial_state(1))[0])
 
 
 @pytest.mark.parametrize("controller", ["lstm", "lstm x2", "feedforward x3"])

@@ -663,8 +663,8 @@ def _transpose(source, first, target):
 
 
 @pasted
-def _start(job, loose, b, R, reads, w, memory):
-    """Copy one sequence's memory, weightings and reads before the first step."""
+def _load_heads(job, loose, b, R, reads, w, memory):
+    """Copy one sequence's memory, weightings and reads, or derivatives of them."""
     M = memory.shape[0]
     for m in range(M):
         jobs.fetch_column(job, loose, b, m, memory[m])
@@ -675,12 +675,12 @@ def _start(job, loose, b, R, reads, w, memory):
 
 
 @inlined
-def _start_of(job, place, K, R, like):
+def _heads_at_start(job, place, K, R, like):
     """Memory (B, M, N), weightings and reads one after the other, and what comes behind them."""
     B, _, _, _, _, N, M = jobs.sizes(job)
-    memory, at = jobs.next(job[place], (B, M, N), like)
-    w, at = jobs.next(at, (B, K, N), like)
-    reads, at = jobs.next(at, (1, B, R * M), like)
+    memory, at = jobs.piece(job[place], (B, M, N), like)
+    w, at = jobs.piece(at, (B, K, N), like)
+    reads, at = jobs.piece(at, (1, B, R * M), like)
     return memory, w, reads[0], at
 
 
@@ -745,13 +745,13 @@ def _kept_lstm(job, place, like):
     B, T, L, _, H, N, M = jobs.sizes(job)
     R, W, shifts, _, _, _ = jobs.layout(job)
     K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
-    gates, at = jobs.next(job[place], (L, T, B, 4 * H), like)
-    hidden, at = jobs.next(at, (L, T + 1, B, H), like)
-    reads, at = jobs.next(at, (1, T + 1, B, R * M), like)
-    cells, at = jobs.next(at, (L, T + 1, B, H), like)
-    raw, at = jobs.next(at, (1, T, B, P), like)
-    ws, at = jobs.next(at, (T + 1, B, K, N), like)
-    memories, at = jobs.next(at, (job[KEPT], B, M, N), like)
+    gates, at = jobs.piece(job[place], (L, T, B, 4 * H), like)
+    hidden, at = jobs.piece(at, (L, T + 1, B, H), like)
+    reads, at = jobs.piece(at, (1, T + 1, B, R * M), like)
+    cells, at = jobs.piece(at, (L, T + 1, B, H), like)
+    raw, at = jobs.piece(at, (1, T, B, P), like)
+    ws, at = jobs.piece(at, (T + 1, B, K, N), like)
+    memories, at = jobs.piece(at, (job[KEPT], B, M, N), like)
     return gates, hidden, reads[0], cells, raw[0], ws, memories
 
 
@@ -774,7 +774,8 @@ def lstm_forward(real):
         by_below, deeper, biases: Of the other layers, (L − 1, 4H, H) twice, and (L − 1, 4H).
         emit, bias: Of the emissions, (P, H) and (P,).
         outputs, seen: Filled, what the last layer came to and what was read, (T, B, …).
-        memory, w_end, reads_end, hidden_end, cell_end: Filled with the state after the last step.
+        memory, w_end, reads_end, hidden_end, cell_end: Filled with the state after the last step,
+            (B, M, N), (B, K, N), (B, R·M) and twice (L, B, H).
 
     Loose:
         Memory, weightings, reads, hidden and cell before the first step, as the caller has them.
@@ -823,7 +824,7 @@ def lstm_forward(real):
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
-                _start(job, loose, b, R, reads[0, b], ws[0, b], memory[b])
+                _load_heads(job, loose, b, R, reads[0, b], ws[0, b], memory[b])
                 for layer in range(L):
                     jobs.fetch(job, loose + 12, layer, b, hidden[layer, 0, b])
                     jobs.fetch(job, loose + 16, layer, b, cells[layer, 0, b])
@@ -891,9 +892,9 @@ def lstm_backward(real):
         emit = jobs.dense(job, 5, (P, H), zero)
         dgates = jobs.dense(job, 6, (L, T, B, 4 * H), zero)
         draw = jobs.dense(job, 7, (T, B, P), zero)
-        dmemory, dw, dreads, at = _start_of(job, DENSE + 8, K, R, zero)
-        dhidden, at = jobs.next(at, (L, B, H), zero)
-        dcell, at = jobs.next(at, (L, B, H), zero)
+        dmemory, dw, dreads, at = _heads_at_start(job, DENSE + 8, K, R, zero)
+        dhidden, at = jobs.piece(at, (L, B, H), zero)
+        dcell, at = jobs.piece(at, (L, B, H), zero)
         loose = DENSE + 9
         least = jobs.least(job, gates)
         scratch = _scratch_back(R, W, M, N, shifts, job[BLOCK], gates)
@@ -903,7 +904,7 @@ def lstm_backward(real):
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
-                _start(job, loose + 8, b, R, dreads[b], dw[b], dmemory[b])
+                _load_heads(job, loose + 8, b, R, dreads[b], dw[b], dmemory[b])
                 for layer in range(L):
                     jobs.fetch(job, loose + 20, layer, b, dhidden[layer, b])
                     jobs.fetch(job, loose + 24, layer, b, dcell[layer, b])
@@ -938,11 +939,11 @@ def _kept_feedforward(job, place, like):
     B, T, L, _, H, N, M = jobs.sizes(job)
     R, W, shifts, _, _, _ = jobs.layout(job)
     K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
-    values, at = jobs.next(job[place], (L, T, B, H), like)
-    reads, at = jobs.next(at, (1, T + 1, B, R * M), like)
-    raw, at = jobs.next(at, (1, T, B, P), like)
-    ws, at = jobs.next(at, (T + 1, B, K, N), like)
-    memories, at = jobs.next(at, (job[KEPT], B, M, N), like)
+    values, at = jobs.piece(job[place], (L, T, B, H), like)
+    reads, at = jobs.piece(at, (1, T + 1, B, R * M), like)
+    raw, at = jobs.piece(at, (1, T, B, P), like)
+    ws, at = jobs.piece(at, (T + 1, B, K, N), like)
+    memories, at = jobs.piece(at, (job[KEPT], B, M, N), like)
     return values, reads[0], raw[0], ws, memories
 
 
@@ -992,7 +993,7 @@ def feedforward_forward(real):
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
-                _start(job, loose, b, R, reads[0, b], ws[0, b], memory[b])
+                _load_heads(job, loose, b, R, reads[0, b], ws[0, b], memory[b])
             for t in range(T):
                 _copy_rows(inputs[t, first:last], values[0, t, first:last])
                 _multiply(reads[t, first:last], from_reads, values[0, t, first:last])
@@ -1046,7 +1047,7 @@ def feedforward_backward(real):
         emit = jobs.dense(job, 3, (P, H), zero)
         dsums = jobs.dense(job, 4, (L, T, B, H), zero)
         draw = jobs.dense(job, 5, (T, B, P), zero)
-        dmemory, dw, dreads, _ = _start_of(job, DENSE + 6, K, R, zero)
+        dmemory, dw, dreads, _ = _heads_at_start(job, DENSE + 6, K, R, zero)
         loose = DENSE + 7
         least = jobs.least(job, values)
         scratch = _scratch_back(R, W, M, N, shifts, job[BLOCK], values)
@@ -1056,7 +1057,7 @@ def feedforward_backward(real):
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
-                _start(job, loose + 8, b, R, dreads[b], dw[b], dmemory[b])
+                _load_heads(job, loose + 8, b, R, dreads[b], dw[b], dmemory[b])
             for t in range(T - 1, -1, -1):
                 _heads_backward(t, first, last, layout, least, raw, memories, ws, job, loose + 4,
                                 dreads, dmemory, dw, draw, scratch)  # fmt: skip
@@ -1109,7 +1110,7 @@ def step_forward(real):
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
-                _before(job, loose, b, memory, previous)
+                _load_memory(job, loose, b, memory, previous)
                 _step(raw[b], R, W, shifts, key_code, add_code, read_first, least, memory, previous,
                       heads, lines, after[b], w[b], reads[b])  # fmt: skip
             jobs.done(job, first, last)
@@ -1119,8 +1120,8 @@ def step_forward(real):
 
 
 @pasted
-def _before(job, loose, b, memory, previous):
-    """Copy one sequence's memory and weightings before a step."""
+def _load_memory(job, loose, b, memory, previous):
+    """Copy one sequence's memory and weightings."""
     for m in range(memory.shape[0]):
         jobs.fetch_column(job, loose, b, m, memory[m])
     for k in range(previous.shape[0]):
@@ -1163,9 +1164,9 @@ def step_backward(real):
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
-                _before(job, loose, b, memory, previous)
-                _before(job, loose + 8, b, after, w)
-                _start(job, loose + 16, b, R, dreads, dw, dafter)
+                _load_memory(job, loose, b, memory, previous)
+                _load_memory(job, loose + 8, b, after, w)
+                _load_heads(job, loose + 16, b, R, dreads, dw, dafter)
                 _step_back(raw[b], R, W, shifts, key_code, add_code, read_first, least, memory,
                            after, previous, w, heads, dheads, lines, out, dring, dreads, dafter,
                            dw, dmemory[b], dprevious[b], draw[b])  # fmt: skip
@@ -1232,7 +1233,7 @@ def heads_backward(real):
         draw: Filled for the step, (T, B, P).
 
     Loose:
-        Derivatives of the reads, (1, B, R·M), from two sides; and none.
+        Derivatives of reads and of the latter part of seen, (1, B, R·M), and a missing one.
 
     """
 

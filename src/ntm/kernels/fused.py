@@ -145,6 +145,10 @@ class Tape:
     sees of each step only what the controller needs; the emissions' weights get their gradient at
     the end, as one product.
 
+    From step to step goes a number without meaning, for torch to know their order. The first step
+    takes emit, memory and weightings instead, the last gives memory and weightings: the tape does
+    not hold on to what passes, which knows the tape.
+
     Args:
         inputs: (T, B, I), T at least 1.
         emit: Weight (P, H) and bias (P,) of the emissions.
@@ -168,11 +172,9 @@ class Tape:
         N, M = memory.shape[1:]
         weight, _ = emit
         P, H = weight.shape
-        self.inputs, self.emit = inputs, emit
+        self.emit = emit
         self.layout, self.norm_floor = _codes(layout), norm_floor
         self.sizes = B, T, 0, I, H, N, M
-        self.taken = 0
-        self.passing: tuple[Tensor, ...] = (*emit, memory, weightings)
         with torch.no_grad():
             self.hidden = weight.new_empty(T, B, H)
             self.raw = weight.new_empty(T, B, P)
@@ -181,33 +183,36 @@ class Tape:
             self.memories = weight.new_empty(_kept_memories(T, True), B, M, N)
             self.memory = memory.transpose(1, 2).clone(memory_format=torch.contiguous_format)
 
-    def step(self, output: Tensor) -> tuple[Tensor, Tensor]:
-        """What the controller sees next, (B, I + R·M), and what was read, (B, R·M).
+    def step(
+        self, t: int, x: Tensor, output: Tensor, passing: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+        """Do step t.
 
-        After the last step there is no next: what comes first is of no use then.
+        Args:
+            t: 0, 1, … T − 1, one after the other.
+            x: The input after it, (B, I); after the last step, anything of this shape.
+            output: The controller's, (B, H).
+            passing: emit, memory and weightings before the first step, else what the step before
+                gave.
+
+        Returns:
+            What the controller sees next, (B, I + R·M), what was read, (B, R·M), and what passes to
+            the next step: after the last, memory (B, M, N) and weightings.
+
         """
-        t, T = self.taken, len(self.inputs)
-        x = self.inputs[min(t + 1, T - 1)]
-        seen, reads, *passing = _TapeStep.apply(self, t, x, output, *self.passing)
-        self.taken, self.passing = t + 1, tuple(passing)
-        return seen, reads
-
-    def end(self) -> tuple[Tensor, Tensor]:
-        """Memory and weightings after the last step."""
-        memory, weightings = self.passing
-        self.passing = ()  # which knows the tape
-        return memory.transpose(1, 2), weightings
+        seen, reads, *passing = _TapeStep.apply(self, t, x, output, *passing)
+        return seen, reads, passing
 
     def fill(self, t: int, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Do step t and keep what belongs to it; what the controller sees next, and the reads."""
+        """Keep what belongs to step t; what the controller sees next, and what was read."""
         B, _, _, I, _, _, M = self.sizes
         weight, bias = self.emit
         width = self.layout[0] * M
         self.hidden[t] = output
         torch.addmm(bias, self.hidden[t], weight.t(), out=self.raw[t])
-        seen, reads = output.new_empty(B, I + width), output.new_empty(B, width)
+        seen, reads = self.raw.new_empty(B, I + width), self.raw.new_empty(B, width)
         perform(
-            _kernels("any", output).forward,
+            _kernels("any", self.raw).forward,
             self.sizes,
             self.layout,
             self.norm_floor,
@@ -255,15 +260,16 @@ class Tape:
         """Of emit, memory and weightings, once the first step has gone back."""
         steps = self.back_from + 1
         hidden = self.hidden[:steps].flatten(0, 1)
-        return *_emit_gradients(self.draw[:steps], hidden), self.dmemory.transpose(1, 2), self.dw
+        gradients = *_emit_gradients(self.draw[:steps], hidden), self.dmemory.transpose(1, 2)
+        return *gradients, self.dw
+
+    def end_back(self) -> None:
+        """Forget what a backward pass works with."""
+        del self.dmemory, self.dw, self.dreads, self.stretch, self.draw, self.nothing
 
 
 class _TapeStep(torch.autograd.Function):
-    """One step of a `Tape`.
-
-    From step to step goes a number without meaning, for torch to know their order. The first step
-    takes emit, memory and weightings instead, the last gives memory and weightings.
-    """
+    """One step of a `Tape`."""
 
     @staticmethod
     def forward(
@@ -274,8 +280,10 @@ class _TapeStep(torch.autograd.Function):
         ctx.save_for_backward(tape.emit[0])
         seen, reads = tape.fill(t, x, output)
         if t + 1 == len(tape.raw):
-            return seen, reads, tape.memory.clone(), tape.ws[-1].clone()
-        return seen, reads, output.new_empty(1)
+            memory = tape.memory
+            del tape.memory
+            return seen, reads, memory, tape.ws[-1].clone()
+        return seen, reads, tape.raw.new_empty(1)
 
     @staticmethod
     @once_differentiable
@@ -290,8 +298,12 @@ class _TapeStep(torch.autograd.Function):
             tape.begin_back(t, None, None)
         draw = tape.back(t, dseen, dreads)
         dx = dseen[:, : tape.sizes[3]] if ctx.needs_input_grad[2] and dseen is not None else None
-        through = (tape.nothing,) if t > 0 else tape.first_gradients()
-        return None, None, dx, torch.mm(draw, weight), *through
+        doutput = torch.mm(draw, weight)
+        if t > 0:
+            return None, None, dx, doutput, tape.nothing
+        gradients = tape.first_gradients()
+        tape.end_back()
+        return None, None, dx, doutput, *gradients
 
 
 PRECISIONS = {torch.float32: "float32", torch.float64: "float64"}
@@ -306,13 +318,13 @@ def _call(name: str, *arguments: Any) -> Any:
 
     The dispatcher's way from Python to Python takes as long as the memory takes for a step.
     """
-    if watched() or not _plain(arguments):
+    if watched() or not plain(arguments):
         return getattr(torch.ops.ntm, name).default(*arguments)
     return STRAIGHT[name](*arguments)
 
 
-def _plain(arguments: Sequence[Any]) -> bool:
-    """Whether the tensors are numbers in the CPU's memory, as they lie there."""
+def plain(arguments: Sequence[Any]) -> bool:
+    """Whether tensors are numbers in the CPU's memory, as they lie there."""
     tensors = (a for a in arguments if isinstance(a, Tensor))
     return all(type(a) in PLAIN and a.is_cpu and not a.is_neg() for a in tensors)
 
@@ -462,7 +474,7 @@ def _lstm_backward(ctx: Any, *derivatives: Tensor | None) -> tuple[Any, ...]:
     )  # fmt: skip
     B, T, L, I, H, _, M = ctx.sizes
     width, steps, numbers = ctx.layout[0] * M, T * B, (T + 1) * B * H
-    at = dgates.numel()
+    at = kept.storage_offset() + dgates.numel()
     before, after = (
         kept.as_strided((L, steps, H), (numbers, H, 1), at + of * B * H) for of in (0, 1)
     )
@@ -615,7 +627,8 @@ def _feedforward_backward(ctx: Any, *derivatives: Tensor | None) -> tuple[Any, .
     B, T, L, I, H, _, M = ctx.sizes
     width = ctx.layout[0] * M
     values = kept.as_strided((L, T * B, H), (T * B * H, H, 1))
-    reads = kept.as_strided((T * B, width), (width, 1), values.numel())
+    at = kept.storage_offset() + values.numel()
+    reads = kept.as_strided((T * B, width), (width, 1), at)
     flat = dsums.flatten(1, 2)
     above: tuple[Tensor | None, ...] = (None, None)
     if L > 1:

@@ -42,7 +42,7 @@ def _raise(_, job, place, by):  # noqa: ARG001
 
 @compiled
 def at(address):
-    """The job at an address."""
+    """The job at an address; it is longer than it says."""
     return carray(_pointer(address, np.int64(0)), (DENSE,))
 
 
@@ -87,7 +87,7 @@ def dense(job, place, shape, like):
 
 
 @compiled
-def next(address, shape, like):
+def piece(address, shape, like):
     """The dense tensor at an address, and the address behind it."""
     tensor = carray(_pointer(address, like), shape)
     return tensor, address + tensor.size * tensor.itemsize

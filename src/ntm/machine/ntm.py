@@ -307,7 +307,11 @@ class NTM(nn.Module):
         if watched() or not self._starts_alike():
             return self.initial_state(batch_size)
         weight = self.emit.weight
-        key = batch_size, self.memory_size, weight.dtype, weight.device
+        controller: Any = self.controller
+        key = (
+            batch_size, self.memory_size, weight.dtype, type(self.initial_weighting),
+            id(controller), len(controller.layers), controller.output_size,
+        )  # fmt: skip
         kept, state = _STARTS.get(self, (None, None))
         if state is None or kept != key:
             with torch.inference_mode(False):  # what inference mode makes is of no use in training
@@ -319,7 +323,8 @@ class NTM(nn.Module):
         """Whether nothing in the initial state is learned, drawn, or made by a user's module."""
         controller = self.controller
         return (
-            type(self.initial_memory) is ConstantMemory
+            self.emit.weight.is_cpu  # a CUDA graph may be made of it
+            and type(self.initial_memory) is ConstantMemory
             and type(self.initial_weighting) in (FirstLocation, Uniform)
             and self.initial_reads is None
             and (
@@ -393,6 +398,8 @@ class NTM(nn.Module):
             return "the controller is a module of its own"
         if controller.dropout.p > 0 and self.training:
             return "the controller drops out"
+        if type(self.emit).forward is not nn.Linear.forward:
+            return "the emissions are a module of their own"
         if _hooked(self.emit, controller, controller.dropout, *controller.layers):
             return "hooks wait for the controller or the emissions to be called"
         return loop
@@ -413,26 +420,33 @@ class NTM(nn.Module):
         loop = self._whole_loop()
         if not isinstance(loop, str):
             return loop(inputs, state)
-        told_apart = watched() or kept_elsewhere() or _hooked(self.emit)
-        if torch.is_grad_enabled() and not told_apart:
+        if torch.is_grad_enabled() and self._may_tape(inputs, state):
             return self._taped_loop(inputs, state)
         return reference_loop(
             self.controller, self._emit, self.layout, inputs, state, step=_fused_step
         )
 
+    def _may_tape(self, inputs: Tensor, state: NTMState) -> bool:
+        """Whether nobody is to see the single steps, or to keep what they save."""
+        tensors = inputs, self.emit.weight, self.emit.bias, *state[:3]
+        own_emit = type(self.emit).forward is not nn.Linear.forward or _hooked(self.emit)
+        return not (own_emit or watched() or kept_elsewhere()) and _fused().plain(tensors)
+
     def _taped_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
         """The fused step inside the plain loop, for training."""
-        emit = self.emit.weight, self.emit.bias
-        tape = _fused().Tape(inputs, emit, *state[:2], self.layout[1:], NORM_FLOOR)
-        seen = torch.cat([inputs[0], state.reads.flatten(1)], dim=-1)
-        hidden, reads, passing = [], [], state.controller
-        for _ in inputs:
-            output, passing = self.controller(seen, passing)
-            seen, read_ = tape.step(output)
+        emit, start = (self.emit.weight, self.emit.bias), state[:2]
+        tape = _fused().Tape(inputs, emit, *start, self.layout[1:], NORM_FLOOR)
+        xs = inputs.unbind()
+        seen = torch.cat([xs[0], state.reads.flatten(1)], dim=-1)
+        hidden, reads, own = [], [], state.controller
+        passing: Any = *emit, *start
+        for t, x in enumerate((*xs[1:], xs[-1])):
+            output, own = self.controller(seen, own)
+            seen, read_, passing = tape.step(t, x, output, passing)
             hidden.append(output)
             reads.append(read_)
-        memory, weightings = tape.end()
-        end = NTMState(memory, weightings, reads[-1].view(state.reads.shape), passing)
+        memory, weightings = passing
+        end = NTMState(memory.transpose(1, 2), weightings, read_.view(state.reads.shape), own)
         return torch.stack(hidden), torch.stack(reads), end
 
     def _whole_lstm_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
@@ -557,7 +571,13 @@ def _check_part(
 
 def _hooked(*modules: nn.Module) -> bool:
     """Whether something of a module's happens only when it is called."""
-    return any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+    return any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        for module in modules
+    )
 
 
 def _in_segments(
