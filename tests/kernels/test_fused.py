@@ -539,6 +539,25 @@ def test_memory_from_torch_is_never_read_before_it_is_written(controller, read_f
     assert all(part.isfinite().all() for half in filled for part in half.values())
 
 
+@pytest.mark.usefixtures("torch_fills_new_memory_with_nan")
+def test_steps_of_a_tape_after_the_last_one_asked_for_have_no_part_in_the_gradients():
+    torch.manual_seed(0)
+    inputs, outputs = torch.randn(5, 2, 3), torch.randn(5, 2, 4)
+    emit = torch.randn(12, 4).requires_grad_(), torch.randn(12).requires_grad_()
+    start = torch.full((2, 7, 1), 0.5), torch.full((2, 2, 7), 1 / 7)
+    found = []
+    for steps in (2, 5):
+        layout = (1, 1, 0, "tanh", "tanh", True)
+        tape = fused.Tape(inputs[:steps], emit, *start, layout, NORM_FLOOR)
+        passing, reads = (*emit, *start), []
+        for t in range(steps):
+            _, read, passing = tape.step(t, inputs[t], outputs[t], passing)
+            reads.append(read)
+        found.append(torch.autograd.grad(reads[1].square().sum(), emit))
+    for few, many in zip(*found, strict=True):
+        assert torch.equal(few, many)
+
+
 def assert_same_kinds(value: Tensor, truth: Tensor, name: str) -> None:
     """NaN, infinity and finite numbers stand at the same places."""
     for kind in (torch.isnan, torch.isposinf, torch.isneginf):
