@@ -8,12 +8,13 @@ import threading
 from array import array
 
 import numba
+import numpy as np
 import pytest
 import torch
 from numba import types
 
 from ntm.kernels import calling, jobs
-from ntm.kernels.conventions import BATCH_SIZE, DENSE, DONE, LONGEST_BLOCK
+from ntm.kernels.conventions import BATCH_SIZE, DENSE, LONGEST_BLOCK
 
 LIBRARIES = pytest.mark.parametrize("openmp", [True, False], ids=["OpenMP", "own pool"])
 FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -70,12 +71,11 @@ def counting():
 
     @numba.cfunc(types.void(types.intp))
     def count(address):
-        job = jobs.at(address)
+        job = jobs.tensor(address, (DENSE,), np.int64(0))
         first, last = jobs.claim(job)
         while first < job[BATCH_SIZE]:
             for b in range(first, last):
                 job[DENSE + b] += 1
-            jobs.done(job, first, last)
             first, last = jobs.claim(job)
 
     return count
@@ -92,7 +92,6 @@ def test_every_sequence_is_worked_on_once(count, batch_size, openmp, without, co
     job = array("q", [0, 0, block, batch_size, *[0] * (DENSE - 4 + batch_size)])
     calling.run(counting.ctypes, job.buffer_info()[0], team)
     assert job[DENSE:].tolist() == [1] * batch_size
-    assert job[DONE] == batch_size
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 7])
@@ -105,12 +104,40 @@ def test_no_thread_gets_more_than_a_block_more_than_its_share(count, batch_size)
     assert -(-blocks // team) * block < batch_size / team + block
 
 
-def test_what_was_not_done_is_an_error():
-    memory = torch.zeros(3, 2, 2)
-    with pytest.raises(MemoryError, match="3 sequences"):
-        calling.perform(
-            FUNCTION(lambda _: None), [3, 0, 0, 0, 0, 2, 2], (1,) * 6, 1.0, [memory], []
-        )
+@pytest.fixture(scope="module")
+def placing():
+    """A compiled function that notes for every sequence where its scratch of (5, 3) begins."""
+
+    @numba.cfunc(types.void(types.intp), _nrt=False)
+    def place(address):
+        job = jobs.tensor(address, (DENSE,), np.int64(0))
+        _, at = jobs.room(jobs.scratch(job), (5,), np.float32(0))
+        scratch, at = jobs.room(at, (5, 3), np.float64(0))
+        if jobs.asked(job, at):
+            return
+        noted = jobs.tensor(job[DENSE], (job[BATCH_SIZE],), np.int64(0))
+        first, last = jobs.claim(job)
+        while first < job[BATCH_SIZE]:
+            for b in range(first, last):
+                scratch[4, 2] = b
+                noted[b] = scratch.ctypes.data
+            first, last = jobs.claim(job)
+
+    return place
+
+
+@LIBRARIES
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_every_thread_has_scratch_of_its_own(count, openmp, without, placing):
+    without(openmp)
+    torch.set_num_threads(count)
+    noted = torch.zeros(200, dtype=torch.int64)
+    calling.perform(placing.ctypes, [200, *[0] * 4, 1, 1], (1,) * 6, 1.0, [noted], [])
+    assert not (noted == 0).any()
+    assert not (noted % jobs.LINE).any()
+    places = noted.unique()
+    assert len(places) <= count
+    assert not (places.diff() < 5 * 3 * 8).any()
 
 
 def test_several_precisions_are_refused():

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntm.kernels.conventions import DONE, LONGEST_BLOCK
+from ntm.kernels.conventions import LONGEST_BLOCK, ROOM, SCRATCH, WORKERS
 
 
 def perform(
@@ -54,7 +54,6 @@ def perform(
 
     Raises:
         TypeError: Tensors are of several precisions.
-        MemoryError: There was no room for what a thread works with.
 
     """
     B = sizes[0]
@@ -66,11 +65,13 @@ def perform(
     for tensor in loose:
         places += (0, 0, 0, 0) if tensor is None else (tensor.data_ptr(), *tensor.stride())
     threads, block = _shared(B)
-    head = 0, 0, block, *sizes, *layout, activation, kept, step, _bits(norm_floor**2)
+    head = 0, 0, block, *sizes, *layout, activation, kept, step, _bits(norm_floor**2), 0, 0
     job = array("q", (*head, *places))
-    run(function, job.buffer_info()[0], threads)
-    if job[DONE] != B:
-        raise MemoryError(f"the fused engine found no room to work on {B} sequences")
+    address = job.buffer_info()[0]
+    function(address)  # without scratch it only says how much a thread needs
+    scratch = torch.empty(threads * job[ROOM], dtype=torch.uint8)
+    job[WORKERS], job[SCRATCH] = 0, scratch.data_ptr()
+    run(function, address, threads)
 
 
 def _shared(B: int) -> tuple[int, int]:

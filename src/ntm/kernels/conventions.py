@@ -8,16 +8,18 @@ ACTIVATIONS = {"identity": IDENTITY, "tanh": TANH, "sigmoid": SIGMOID, "relu": R
 """Codes of the maps that keys and add vectors pass through."""
 
 FIELDS = (
-    "claimed", "done", "block", "B", "T", "L", "I", "H", "N", "M", "R", "W", "shifts", "key", "add",
-    "read_first", "activation", "kept", "step", "least",
+    "claimed", "workers", "block", "B", "T", "L", "I", "H", "N", "M", "R", "W", "shifts", "key",
+    "add", "read_first", "activation", "kept", "step", "least", "room", "scratch",
 )  # fmt: skip
 """What a job begins with: the row of whole numbers that tells a compiled function what to do.
 
 After them come the addresses of dense tensors; then address and strides of loose ones, of three
 dimensions, which may lie anyhow or be missing (address 0).
+
+Where the address of scratch is 0, the function only notes how much room a thread needs, in bytes.
 """
-CLAIMED, DONE, BLOCK, BATCH_SIZE = range(4)
-ACTIVATION, KEPT, STEP, LEAST = range(len(FIELDS) - 4, len(FIELDS))
+CLAIMED, WORKERS, BLOCK, BATCH_SIZE = range(4)
+ACTIVATION, KEPT, STEP, LEAST, ROOM, SCRATCH = range(len(FIELDS) - 6, len(FIELDS))
 DENSE = len(FIELDS)
 
 LONGEST_BLOCK = 4

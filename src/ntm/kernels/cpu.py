@@ -4,8 +4,9 @@ Read it beside G14 section 3: `_address` and `_step` are the equations in order,
 `_step_back` their derivatives in reverse. Memory lies element by element, M × N, so that the inner
 loops run over the N locations. One sequence is independent of the others; the products with the
 controller's weights take a block of sequences at once, because the weights then come from the
-nearest cache. Nothing is allocated per step. Names in capitals are sizes of the legend
-in `ntm`, and K = R + W, L layers of the controller, P raw emissions.
+nearest cache. Nothing is allocated: each thread works in scratch that the caller gives it. Names in
+capitals are sizes of the legend in `ntm`, and K = R + W, L layers of the controller, P raw
+emissions.
 
 For the backward pass the forward one keeps what the controller came to, the raw emissions,
 weightings and reads of every step, and the memory of every `STRIDE`-th step alone: the memories
@@ -48,13 +49,7 @@ def inlined(function: Any) -> Any:
     Not a function of its own: two callers would each bring a copy, optimised by its own
     surroundings, and the loader takes now this one and now that, with other roundings.
     """
-    return njit(
-        fastmath=SAFE,
-        error_model="numpy",
-        forceinline=True,
-        no_cpython_wrapper=True,
-        no_cfunc_wrapper=True,
-    )(function)
+    return njit(fastmath=SAFE, forceinline=True, **jobs.OPTIONS)(function)
 
 
 def pasted(function: Any) -> Any:
@@ -129,22 +124,17 @@ def _activate_back(code, y, dy, dx):
 
 @inlined
 def _multiply(x, weight, y):
-    """Y += x · weight for a block of rows; eight rows of the weight at a time."""
+    """Y += x · weight for a block of rows; four rows of the weight at a time."""
     rows, inner = x.shape
     outer = weight.shape[1]
-    whole = inner - inner % 8
-    for k in range(0, whole, 8):
+    whole = inner - inner % 4
+    for k in range(0, whole, 4):
         w0, w1, w2, w3 = weight[k], weight[k + 1], weight[k + 2], weight[k + 3]
-        w4, w5, w6, w7 = weight[k + 4], weight[k + 5], weight[k + 6], weight[k + 7]
         for b in range(rows):
             x0, x1, x2, x3 = x[b, k], x[b, k + 1], x[b, k + 2], x[b, k + 3]
-            x4, x5, x6, x7 = x[b, k + 4], x[b, k + 5], x[b, k + 6], x[b, k + 7]
             row = y[b]
             for j in range(outer):
-                row[j] += (
-                    x0 * w0[j] + x1 * w1[j] + x2 * w2[j] + x3 * w3[j]
-                    + x4 * w4[j] + x5 * w5[j] + x6 * w6[j] + x7 * w7[j]
-                )  # fmt: skip
+                row[j] += x0 * w0[j] + x1 * w1[j] + x2 * w2[j] + x3 * w3[j]
     for k in range(whole, inner):
         for b in range(rows):
             x0 = x[b, k]
@@ -167,66 +157,61 @@ def _multiply_rows(x, weight, y):
 
 
 @inlined
-def _decode(
-    raw, K, W, M, shifts, key_code, add_code, key, strength, gate, shift, gamma, erase, add
-):
+def _word(h, K, W, M, shifts, key_code, add_code):
+    """Where in the raw emissions a word begins, and the code of its activation.
+
+    Words are the keys of all heads, then the erase vectors, then the add vectors.
+    """
+    if h < K:
+        return h * (M + shifts + 3), key_code
+    return K * (M + shifts + 3) + (h - K) * M, SIGMOID if h < K + W else add_code
+
+
+@inlined
+def _decode(raw, K, W, M, shifts, key_code, add_code, heads):
     """Split raw emissions and bring each part into its range (`ntm.machine.heads.decode`)."""
+    words, strength, gate, shift, gamma = heads
     one = raw.dtype.type(1)
-    at = 0
+    for h in range(K + 2 * W):
+        at, code = _word(h, K, W, M, shifts, key_code, add_code)
+        _activate(code, raw[at : at + M], words[h])
     for k in range(K):
-        _activate(key_code, raw[at : at + M], key[k])
-        strength[k] = softplus(raw[at + M])
-        gate[k] = sigmoid(raw[at + M + 1])
-        at += M + 2
-        largest = raw[at]
+        at = k * (M + shifts + 3) + M
+        strength[k] = softplus(raw[at])
+        gate[k] = sigmoid(raw[at + 1])
+        gamma[k] = one + softplus(raw[at + 2 + shifts])
+        logits = raw[at + 2 : at + 2 + shifts]
+        largest = logits[0]
         for j in range(1, shifts):
-            largest = raw[at + j] if raw[at + j] > largest else largest
+            largest = logits[j] if logits[j] > largest else largest
         total = one - one
         for j in range(shifts):
-            shift[k, j] = exp(raw[at + j] - largest)
+            shift[k, j] = exp(logits[j] - largest)
         for j in range(shifts):
             total += shift[k, j]
         for j in range(shifts):
             shift[k, j] /= total
-        at += shifts
-        gamma[k] = one + softplus(raw[at])
-        at += 1
-    for h in range(W):
-        _activate(SIGMOID, raw[at : at + M], erase[h])
-        at += M
-    for h in range(W):
-        _activate(add_code, raw[at : at + M], add[h])
-        at += M
 
 
 @inlined
-def _decode_back(
-    raw, K, W, M, shifts, key_code, add_code,
-    key, gate, shift, erase, add,
-    dkey, dstrength, dgate, dshift, dgamma, derase, dadd, draw,
-):  # fmt: skip
+def _decode_back(raw, K, W, M, shifts, key_code, add_code, heads, dheads, draw):
     """Derivatives of `_decode`; fills draw."""
+    words, _, gate, shift, _ = heads
+    dwords, dstrength, dgate, dshift, dgamma = dheads
     one = raw.dtype.type(1)
-    at = 0
+    for h in range(K + 2 * W):
+        at, code = _word(h, K, W, M, shifts, key_code, add_code)
+        _activate_back(code, words[h], dwords[h], draw[at : at + M])
     for k in range(K):
-        _activate_back(key_code, key[k], dkey[k], draw[at : at + M])
-        draw[at + M] = dstrength[k] * sigmoid(raw[at + M])
-        draw[at + M + 1] = dgate[k] * gate[k] * (one - gate[k])
-        at += M + 2
+        at = k * (M + shifts + 3) + M
+        draw[at] = dstrength[k] * sigmoid(raw[at])
+        draw[at + 1] = dgate[k] * gate[k] * (one - gate[k])
+        draw[at + 2 + shifts] = dgamma[k] * sigmoid(raw[at + 2 + shifts])
         inner = one - one
         for j in range(shifts):
             inner += dshift[k, j] * shift[k, j]
         for j in range(shifts):
-            draw[at + j] = shift[k, j] * (dshift[k, j] - inner)
-        at += shifts
-        draw[at] = dgamma[k] * sigmoid(raw[at])
-        at += 1
-    for h in range(W):
-        _activate_back(SIGMOID, erase[h], derase[h], draw[at : at + M])
-        at += M
-    for h in range(W):
-        _activate_back(add_code, add[h], dadd[h], draw[at : at + M])
-        at += M
+            draw[at + 2 + j] = shift[k, j] * (dshift[k, j] - inner)
 
 
 @inlined
@@ -294,9 +279,9 @@ def _address(
     for n in range(N):
         shifted[n] = shift[0] * ring[n + 2 * S]
     for j in range(1, shifts):
-        s = shift[j]
+        s, turned = shift[j], ring[2 * S - j : 2 * S - j + N]
         for n in range(N):
-            shifted[n] += s * ring[n + 2 * S - j]
+            shifted[n] += s * turned[n]
     # eq. 9: sharpening, of weights divided by the largest
     top = ordered(shifted[0])
     for n in range(N):
@@ -351,10 +336,11 @@ def _address_back(
         dring[n] = zero
     for j in range(shifts):
         s, total = shift[j], zero
+        turned, dturned = ring[2 * S - j : 2 * S - j + N], dring[2 * S - j : 2 * S - j + N]
         for n in range(N):
-            dring[n + 2 * S - j] += s * dw[n]
+            dturned[n] += s * dw[n]
         for n in range(N):
-            total += dw[n] * ring[n + 2 * S - j]
+            total += dw[n] * turned[n]
         dshift[j] = total
     for j in range(S):
         dring[N + j] += dring[j]
@@ -399,9 +385,10 @@ def _address_back(
 
 
 @inlined
-def _write(memory, w, erase, add, after):
+def _write(memory, w, words, after):
     """G14 eq. 3 and 4: all heads erase, then all add."""
     W = w.shape[0]
+    erase, add = words[-2 * W : -W], words[-W:]
     M, N = memory.shape
     one = memory.dtype.type(1)
     for m in range(M):
@@ -424,9 +411,10 @@ def _write(memory, w, erase, add, after):
 
 
 @inlined
-def _write_back(memory, w, erase, add, dafter, dmemory, dw, derase, dadd, rest):
-    """Derivatives of `_write`; fills dmemory, derase and dadd, adds to dw; rest: scratch."""
+def _write_back(memory, w, words, dafter, dmemory, dw, dwords, rest):
+    """Derivatives of `_write`; fills dmemory and the latter words, adds to dw; rest: scratch."""
     W = w.shape[0]
+    erase, add, derase, dadd = words[-2 * W : -W], words[-W:], dwords[-2 * W : -W], dwords[-W:]
     M, N = memory.shape
     one = memory.dtype.type(1)
     zero = one - one
@@ -494,17 +482,22 @@ def _read_back(memory, w, dreads, dmemory, dw):
 
 
 @inlined
-def _heads(K, W, M, shifts, like):
-    """Scratch for what the heads of one sequence are told."""
-    return (
-        np.empty((K, M), like.dtype),
-        np.empty(K, like.dtype),
-        np.empty(K, like.dtype),
-        np.empty((K, shifts), like.dtype),
-        np.empty(K, like.dtype),
-        np.empty((W, M), like.dtype),
-        np.empty((W, M), like.dtype),
-    )
+def _heads(at, several, K, W, M, shifts, like):
+    """Room for what the heads are told, several times over, and the address behind it.
+
+    Words, strengths, gates, shifts and sharpenings: as many numbers as there are raw emissions.
+    """
+    words, at = jobs.piece(at, (several, K + 2 * W, M), like)
+    shift, at = jobs.piece(at, (several, K, shifts), like)
+    scalars, at = jobs.piece(at, (3, several, K), like)
+    return (words, scalars[0], scalars[1], shift, scalars[2]), at
+
+
+@inlined
+def _told(heads, which):
+    """What the heads are told one of several times."""
+    words, strength, gate, shift, gamma = heads
+    return words[which], strength[which], gate[which], shift[which], gamma[which]
 
 
 @pasted
@@ -514,24 +507,22 @@ def _step(raw, R, W, shifts, key_code, add_code, read_first, least, memory, prev
 
     Heads address memory as it was, or the read heads as it is once written.
     """
-    M = memory.shape[0]
     K = R + W
-    key, strength, gate, shift, gamma, erase, add = heads
-    _decode(raw, K, W, M, shifts, key_code, add_code,
-            key, strength, gate, shift, gamma, erase, add)  # fmt: skip
+    _decode(raw, K, W, memory.shape[0], shifts, key_code, add_code, heads)
+    words, strength, gate, shift, gamma = heads
     squares, norms, unit, similarity, content, shifted, powers, ring = lines
     for written in range(1 if read_first else 2):
         first, last = _heads_at(written, read_first, R, K)
         seen = after if written else memory
         _norms(seen, least, squares, norms)
         for k in range(first, last):
-            _address(seen, norms, least, previous[k], key[k], strength[k], gate[k], shift[k],
+            _address(seen, norms, least, previous[k], words[k], strength[k], gate[k], shift[k],
                      gamma[k], unit, similarity, content, ring, shifted, powers,
                      w[k])  # fmt: skip
         if first == 0:
             _read(seen, w[:R], reads)
         if not written:
-            _write(memory, w[R:], erase, add, after)
+            _write(memory, w[R:], words, after)
 
 
 @inlined
@@ -546,17 +537,17 @@ def _heads_at(written, read_first, R, K):
 def _head_back(memory, norms, squares, least, previous, k, heads, lines, out, dw, dring,
                dmemory, dprevious, dheads):  # fmt: skip
     """Address again, then backward through it."""
-    key, strength, gate, shift, gamma, _, _ = heads
-    dkey, dstrength, dgate, dshift, dgamma, _, _ = dheads
+    words, strength, gate, shift, gamma = heads
+    dwords, dstrength, dgate, dshift, dgamma = dheads
     _, _, unit, similarity, content, shifted, powers, ring = lines
     key_norm, peak, total = _address(
-        memory, norms, least, previous[k], key[k], strength[k], gate[k], shift[k], gamma[k],
+        memory, norms, least, previous[k], words[k], strength[k], gate[k], shift[k], gamma[k],
         unit, similarity, content, ring, shifted, powers, out,
     )  # fmt: skip
     by_strength, by_gate, by_gamma = _address_back(
-        memory, norms, squares, least, previous[k], key[k], strength[k], gate[k], shift[k],
+        memory, norms, squares, least, previous[k], words[k], strength[k], gate[k], shift[k],
         gamma[k], unit, similarity, content, ring, shifted, powers, out, key_norm, peak, total,
-        dw[k], dring, dmemory, dprevious[k], dkey[k], dshift[k],
+        dw[k], dring, dmemory, dprevious[k], dwords[k], dshift[k],
     )  # fmt: skip
     dstrength[k], dgate[k], dgamma[k] = by_strength, by_gate, by_gamma
 
@@ -565,17 +556,12 @@ def _head_back(memory, norms, squares, least, previous, k, heads, lines, out, dw
 def _step_back(raw, R, W, shifts, key_code, add_code, read_first, least, memory, after,
                previous, w, heads, dheads, lines, out, dring,
                dreads, dafter, dw, dmemory, dprevious, draw):  # fmt: skip
-    """Derivatives of `_step`.
+    """Derivatives of `_step`, by what the heads were told.
 
     Takes those of reads, after and w (and uses up the latter two); fills those of memory, previous
     and raw.
     """
-    M = memory.shape[0]
     K = R + W
-    key, strength, gate, shift, gamma, erase, add = heads
-    dkey, dstrength, dgate, dshift, dgamma, derase, dadd = dheads
-    _decode(raw, K, W, M, shifts, key_code, add_code,
-            key, strength, gate, shift, gamma, erase, add)  # fmt: skip
     squares, norms = lines[0], lines[1]
     for k in range(K):
         _zero(dprevious[k])
@@ -583,30 +569,23 @@ def _step_back(raw, R, W, shifts, key_code, add_code, read_first, least, memory,
         first, last = _heads_at(written, read_first, R, K)
         seen, dseen = (after, dafter) if written else (memory, dmemory)
         if not written:
-            _write_back(memory, w[R:], erase, add, dafter, dmemory, dw[R:], derase, dadd, out)
+            _write_back(memory, w[R:], heads[0], dafter, dmemory, dw[R:], dheads[0], out)
         if first == 0:
             _read_back(seen, w[:R], dreads, dseen, dw[:R])
         _norms(seen, least, squares, norms)
         for k in range(first, last):
             _head_back(seen, norms, squares, least, previous, k, heads, lines, out, dw, dring,
                        dseen, dprevious, dheads)  # fmt: skip
-    _decode_back(raw, K, W, M, shifts, key_code, add_code, key, gate, shift, erase, add,
-                 dkey, dstrength, dgate, dshift, dgamma, derase, dadd, draw)  # fmt: skip
+    _decode_back(raw, K, W, memory.shape[0], shifts, key_code, add_code, heads, dheads, draw)
 
 
 @inlined
-def _lines(M, N, shifts, like):
-    """Scratch of one head: the key's direction, and one number a location."""
-    return (
-        np.empty(N, like.dtype),
-        np.empty(N, like.dtype),
-        np.empty(M, like.dtype),
-        np.empty(N, like.dtype),
-        np.empty(N, like.dtype),
-        np.empty(N, like.dtype),
-        np.empty(N, like.dtype),
-        np.empty(N + shifts, like.dtype),
-    )
+def _lines(at, M, N, shifts, like):
+    """Scratch of one head: the key's direction, and one number a location; the address behind."""
+    unit, at = jobs.room(at, (M,), like)
+    lines, at = jobs.room(at, (7, (N + shifts + 15) // 16 * 16), like)
+    squares, norms, similarity, content = lines[0], lines[1], lines[2], lines[3]
+    return (squares, norms, unit, similarity, content, lines[4], lines[5], lines[6]), at
 
 
 @inlined
@@ -639,18 +618,20 @@ def _cell_back(gates, previous, cell, dhidden, dcell, dgates):
 
 
 @pasted
-def _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
-                    heads, stretch):  # fmt: skip
-    """Write again what the steps of t's stretch wrote, from the memory kept before it."""
-    key, strength, gate, shift, gamma, erase, add = heads
+def _stretch_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
+                   heads, stretch):  # fmt: skip
+    """Write again what the steps of t's stretch wrote, from the memory kept before it.
+
+    Fills what the heads were told in every step of every sequence, and the memory before and after.
+    """
     start = t - t % STRIDE
     M = stretch.shape[2]
     for b in range(first, last):
         _copy_rows(memories[t // STRIDE, b], stretch[b - first, 0])
         for s in range(start, t + 1):
-            _decode(raw[s, b], R + W, W, M, shifts, key_code, add_code,
-                    key, strength, gate, shift, gamma, erase, add)  # fmt: skip
-            _write(stretch[b - first, s - start], ws[s + 1, b, R:], erase, add,
+            told = _told(heads, (b - first) * STRIDE + s - start)
+            _decode(raw[s, b], R + W, W, M, shifts, key_code, add_code, told)
+            _write(stretch[b - first, s - start], ws[s + 1, b, R:], told[0],
                    stretch[b - first, s - start + 1])  # fmt: skip
 
 
@@ -709,34 +690,35 @@ def _heads_backward(t, first, last, layout, least, raw, memories, ws, job, loose
     R, W, shifts, key_code, add_code, read_first = layout
     place = t % STRIDE
     if place == STRIDE - 1 or t == raw.shape[0] - 1:
-        _memories_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
-                        heads, stretch)  # fmt: skip
+        _stretch_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
+                       heads, stretch)  # fmt: skip
     for b in range(first, last):
         jobs.fetch(job, loose, t, b, dread)
         _add(dreads[b], dread)
         _zero(dreads[b])
+        told = _told(heads, (b - first) * STRIDE + place)
         _step_back(raw[t, b], R, W, shifts, key_code, add_code, read_first, least,
                    stretch[b - first, place], stretch[b - first, place + 1], ws[t, b],
-                   ws[t + 1, b], heads, dheads, lines, out, dring, dread, dmemory[b],
+                   ws[t + 1, b], told, dheads, lines, out, dring, dread, dmemory[b],
                    dw[b], dbefore, dprevious, draw[t, b])  # fmt: skip
         _copy_rows(dbefore, dmemory[b])
         _copy_rows(dprevious, dw[b])
 
 
 @inlined
-def _scratch_back(R, W, M, N, shifts, rows, like):
-    """Scratch of `_heads_backward`, for so many sequences at a time."""
-    return (
-        _heads(R + W, W, M, shifts, like),
-        _heads(R + W, W, M, shifts, like),
-        _lines(M, N, shifts, like),
-        np.empty(N, like.dtype),
-        np.empty(N + shifts, like.dtype),
-        np.empty((M, N), like.dtype),
-        np.empty((R + W, N), like.dtype),
-        np.empty((rows, STRIDE + 1, M, N), like.dtype),
-        np.empty(R * M, like.dtype),
-    )
+def _scratch_back(at, R, W, M, N, shifts, rows, like):
+    """Scratch of `_heads_backward`, for so many sequences at a time; the address behind it."""
+    heads, at = _heads(at, rows * STRIDE, R + W, W, M, shifts, like)
+    dheads, at = _heads(at, 1, R + W, W, M, shifts, like)
+    lines, at = _lines(at, M, N, shifts, like)
+    out, at = jobs.room(at, (N,), like)
+    dring, at = jobs.room(at, (N + shifts,), like)
+    dbefore, at = jobs.room(at, (M, N), like)
+    dprevious, at = jobs.room(at, (R + W, N), like)
+    stretch, at = jobs.room(at, (rows, STRIDE + 1, M, N), like)
+    dread, at = jobs.room(at, (R * M,), like)
+    dheads = _told(dheads, 0)
+    return (heads, dheads, lines, out, dring, dbefore, dprevious, stretch, dread), at
 
 
 @inlined
@@ -783,37 +765,40 @@ def lstm_forward(real):
     """
 
     def run(address):
-        job, zero = jobs.at(address), real(0)
+        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
         B, T, L, I, H, N, M = jobs.sizes(job)
         layout = jobs.layout(job)
         R, W, shifts, _, _, _ = layout
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
         gates, hidden, reads, cells, raw, ws, memories = _kept_lstm(job, DENSE, zero)
-        inputs = jobs.dense(job, 1, (T, B, 4 * H), zero)
-        by_seen = jobs.dense(job, 2, (4 * H, I + R * M), zero)
-        by_hidden = jobs.dense(job, 3, (4 * H, H), zero)
-        bias_hidden = jobs.dense(job, 4, (4 * H,), zero)
-        by_below = jobs.dense(job, 5, (L - 1, 4 * H, H), zero)
-        deeper = jobs.dense(job, 6, (L - 1, 4 * H, H), zero)
-        biases = jobs.dense(job, 7, (L - 1, 4 * H), zero)
-        emit = jobs.dense(job, 8, (P, H), zero)
-        bias = jobs.dense(job, 9, (P,), zero)
-        outputs = jobs.dense(job, 10, (T, B, H), zero)
-        seen = jobs.dense(job, 11, (T, B, R * M), zero)
-        memory = jobs.dense(job, 12, (B, M, N), zero)
-        w_end = jobs.dense(job, 13, (B, K, N), zero)
-        reads_end = jobs.dense(job, 14, (B, R * M), zero)
-        hidden_end = jobs.dense(job, 15, (L, B, H), zero)
-        cell_end = jobs.dense(job, 16, (L, B, H), zero)
+        inputs = jobs.tensor(job[DENSE + 1], (T, B, 4 * H), zero)
+        by_seen = jobs.tensor(job[DENSE + 2], (4 * H, I + R * M), zero)
+        by_hidden = jobs.tensor(job[DENSE + 3], (4 * H, H), zero)
+        bias_hidden = jobs.tensor(job[DENSE + 4], (4 * H,), zero)
+        by_below = jobs.tensor(job[DENSE + 5], (L - 1, 4 * H, H), zero)
+        deeper = jobs.tensor(job[DENSE + 6], (L - 1, 4 * H, H), zero)
+        biases = jobs.tensor(job[DENSE + 7], (L - 1, 4 * H), zero)
+        emit = jobs.tensor(job[DENSE + 8], (P, H), zero)
+        bias = jobs.tensor(job[DENSE + 9], (P,), zero)
+        outputs = jobs.tensor(job[DENSE + 10], (T, B, H), zero)
+        seen = jobs.tensor(job[DENSE + 11], (T, B, R * M), zero)
+        memory = jobs.tensor(job[DENSE + 12], (B, M, N), zero)
+        w_end = jobs.tensor(job[DENSE + 13], (B, K, N), zero)
+        reads_end = jobs.tensor(job[DENSE + 14], (B, R * M), zero)
+        hidden_end = jobs.tensor(job[DENSE + 15], (L, B, H), zero)
+        cell_end = jobs.tensor(job[DENSE + 16], (L, B, H), zero)
         loose = DENSE + 17
         least = jobs.least(job, gates)
-        heads = _heads(K, W, M, shifts, gates)
-        lines = _lines(M, N, shifts, gates)
-        spare = np.empty((M, N), gates.dtype)
+        told, at = _heads(jobs.scratch(job), 1, K, W, M, shifts, gates)
+        heads = _told(told, 0)
+        lines, at = _lines(at, M, N, shifts, gates)
+        spare, at = jobs.room(at, (M, N), gates)
         # Weights as rows of what they are multiplied with: `_multiply` runs along them.
-        from_hidden = np.empty((L, H, 4 * H), gates.dtype)
-        from_below = np.empty((L - 1, H, 4 * H), gates.dtype)
-        from_reads = np.empty((R * M, 4 * H), gates.dtype)
+        from_hidden, at = jobs.room(at, (L, H, 4 * H), gates)
+        from_below, at = jobs.room(at, (L - 1, H, 4 * H), gates)
+        from_reads, at = jobs.room(at, (R * M, 4 * H), gates)
+        if jobs.asked(job, at):
+            return
         _transpose(by_seen, I, from_reads)
         for layer in range(2 * L - 1):
             if layer < L:
@@ -856,7 +841,6 @@ def lstm_forward(real):
                     _copy(cells[layer, T, b], cell_end[layer, b])
                 _copy_rows(ws[T, b], w_end[b])
                 _copy(reads[T, b], reads_end[b])
-            jobs.done(job, first, last)
             first, last = jobs.claim(job)
 
     return run
@@ -879,27 +863,29 @@ def lstm_backward(real):
     """
 
     def run(address):
-        job, zero = jobs.at(address), real(0)
+        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
         B, T, L, I, H, N, M = jobs.sizes(job)
         layout = jobs.layout(job)
         R, W, shifts, _, _, _ = layout
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
         gates, _, _, cells, raw, ws, memories = _kept_lstm(job, DENSE, zero)
-        by_seen = jobs.dense(job, 1, (4 * H, I + R * M), zero)
-        by_hidden = jobs.dense(job, 2, (4 * H, H), zero)
-        by_below = jobs.dense(job, 3, (L - 1, 4 * H, H), zero)
-        deeper = jobs.dense(job, 4, (L - 1, 4 * H, H), zero)
-        emit = jobs.dense(job, 5, (P, H), zero)
-        dgates = jobs.dense(job, 6, (L, T, B, 4 * H), zero)
-        draw = jobs.dense(job, 7, (T, B, P), zero)
+        by_seen = jobs.tensor(job[DENSE + 1], (4 * H, I + R * M), zero)
+        by_hidden = jobs.tensor(job[DENSE + 2], (4 * H, H), zero)
+        by_below = jobs.tensor(job[DENSE + 3], (L - 1, 4 * H, H), zero)
+        deeper = jobs.tensor(job[DENSE + 4], (L - 1, 4 * H, H), zero)
+        emit = jobs.tensor(job[DENSE + 5], (P, H), zero)
+        dgates = jobs.tensor(job[DENSE + 6], (L, T, B, 4 * H), zero)
+        draw = jobs.tensor(job[DENSE + 7], (T, B, P), zero)
         dmemory, dw, dreads, at = _heads_at_start(job, DENSE + 8, K, R, zero)
         dhidden, at = jobs.piece(at, (L, B, H), zero)
         dcell, at = jobs.piece(at, (L, B, H), zero)
         loose = DENSE + 9
         least = jobs.least(job, gates)
-        scratch = _scratch_back(R, W, M, N, shifts, job[BLOCK], gates)
-        line = np.empty(H, gates.dtype)
-        from_reads = np.empty((R * M, 4 * H), gates.dtype)
+        scratch, at = _scratch_back(jobs.scratch(job), R, W, M, N, shifts, job[BLOCK], gates)
+        line, at = jobs.room(at, (H,), gates)
+        from_reads, at = jobs.room(at, (R * M, 4 * H), gates)
+        if jobs.asked(job, at):
+            return
         _transpose(by_seen, I, from_reads)
         first, last = jobs.claim(job)
         while first < B:
@@ -922,12 +908,11 @@ def lstm_backward(real):
                                    d[b], dcell[layer, b], dgates[layer, t, b])  # fmt: skip
                         _zero(d[b])
                     weight = deeper[layer - 1] if layer > 0 else by_hidden
-                    _multiply(dgates[layer, t, first:last], weight, d[first:last])
-                    if layer > 0:
-                        _multiply(dgates[layer, t, first:last], by_below[layer - 1],
-                                  dhidden[layer - 1, first:last])  # fmt: skip
+                    for below in range(min(layer, 1) + 1):
+                        if below:
+                            d, weight = dhidden[layer - 1], by_below[layer - 1]
+                        _multiply(dgates[layer, t, first:last], weight, d[first:last])
                 _multiply_rows(dgates[0, t, first:last], from_reads, dreads[first:last])
-            jobs.done(job, first, last)
             first, last = jobs.claim(job)
 
     return run
@@ -962,31 +947,34 @@ def feedforward_forward(real):
     """
 
     def run(address):
-        job, zero = jobs.at(address), real(0)
+        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
         B, T, L, I, H, N, M = jobs.sizes(job)
         layout = jobs.layout(job)
         code = job[ACTIVATION]
         R, W, shifts, _, _, _ = layout
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
         values, reads, raw, ws, memories = _kept_feedforward(job, DENSE, zero)
-        inputs = jobs.dense(job, 1, (T, B, H), zero)
-        by_seen = jobs.dense(job, 2, (H, I + R * M), zero)
-        deeper = jobs.dense(job, 3, (L - 1, H, H), zero)
-        biases = jobs.dense(job, 4, (L - 1, H), zero)
-        emit = jobs.dense(job, 5, (P, H), zero)
-        bias = jobs.dense(job, 6, (P,), zero)
-        outputs = jobs.dense(job, 7, (T, B, H), zero)
-        seen = jobs.dense(job, 8, (T, B, R * M), zero)
-        memory = jobs.dense(job, 9, (B, M, N), zero)
-        w_end = jobs.dense(job, 10, (B, K, N), zero)
-        reads_end = jobs.dense(job, 11, (B, R * M), zero)
+        inputs = jobs.tensor(job[DENSE + 1], (T, B, H), zero)
+        by_seen = jobs.tensor(job[DENSE + 2], (H, I + R * M), zero)
+        deeper = jobs.tensor(job[DENSE + 3], (L - 1, H, H), zero)
+        biases = jobs.tensor(job[DENSE + 4], (L - 1, H), zero)
+        emit = jobs.tensor(job[DENSE + 5], (P, H), zero)
+        bias = jobs.tensor(job[DENSE + 6], (P,), zero)
+        outputs = jobs.tensor(job[DENSE + 7], (T, B, H), zero)
+        seen = jobs.tensor(job[DENSE + 8], (T, B, R * M), zero)
+        memory = jobs.tensor(job[DENSE + 9], (B, M, N), zero)
+        w_end = jobs.tensor(job[DENSE + 10], (B, K, N), zero)
+        reads_end = jobs.tensor(job[DENSE + 11], (B, R * M), zero)
         loose = DENSE + 12
         least = jobs.least(job, values)
-        heads = _heads(K, W, M, shifts, values)
-        lines = _lines(M, N, shifts, values)
-        spare = np.empty((M, N), values.dtype)
-        from_reads = np.empty((R * M, H), values.dtype)
-        from_below = np.empty((L - 1, H, H), values.dtype)
+        told, at = _heads(jobs.scratch(job), 1, K, W, M, shifts, values)
+        heads = _told(told, 0)
+        lines, at = _lines(at, M, N, shifts, values)
+        spare, at = jobs.room(at, (M, N), values)
+        from_reads, at = jobs.room(at, (R * M, H), values)
+        from_below, at = jobs.room(at, (L - 1, H, H), values)
+        if jobs.asked(job, at):
+            return
         _transpose(by_seen, I, from_reads)
         for layer in range(1, L):
             _transpose(deeper[layer - 1], 0, from_below[layer - 1])
@@ -1015,7 +1003,6 @@ def feedforward_forward(real):
             for b in range(first, last):
                 _copy_rows(ws[T, b], w_end[b])
                 _copy(reads[T, b], reads_end[b])
-            jobs.done(job, first, last)
             first, last = jobs.claim(job)
 
     return run
@@ -1035,24 +1022,26 @@ def feedforward_backward(real):
     """
 
     def run(address):
-        job, zero = jobs.at(address), real(0)
+        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
         B, T, L, I, H, N, M = jobs.sizes(job)
         layout = jobs.layout(job)
         code = job[ACTIVATION]
         R, W, shifts, _, _, _ = layout
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
         values, _, raw, ws, memories = _kept_feedforward(job, DENSE, zero)
-        by_seen = jobs.dense(job, 1, (H, I + R * M), zero)
-        deeper = jobs.dense(job, 2, (L - 1, H, H), zero)
-        emit = jobs.dense(job, 3, (P, H), zero)
-        dsums = jobs.dense(job, 4, (L, T, B, H), zero)
-        draw = jobs.dense(job, 5, (T, B, P), zero)
+        by_seen = jobs.tensor(job[DENSE + 1], (H, I + R * M), zero)
+        deeper = jobs.tensor(job[DENSE + 2], (L - 1, H, H), zero)
+        emit = jobs.tensor(job[DENSE + 3], (P, H), zero)
+        dsums = jobs.tensor(job[DENSE + 4], (L, T, B, H), zero)
+        draw = jobs.tensor(job[DENSE + 5], (T, B, P), zero)
         dmemory, dw, dreads, _ = _heads_at_start(job, DENSE + 6, K, R, zero)
         loose = DENSE + 7
         least = jobs.least(job, values)
-        scratch = _scratch_back(R, W, M, N, shifts, job[BLOCK], values)
-        dvalue = np.empty((job[BLOCK], H), values.dtype)
-        from_reads = np.empty((R * M, H), values.dtype)
+        scratch, at = _scratch_back(jobs.scratch(job), R, W, M, N, shifts, job[BLOCK], values)
+        dvalue, at = jobs.room(at, (job[BLOCK], H), values)
+        from_reads, at = jobs.room(at, (R * M, H), values)
+        if jobs.asked(job, at):
+            return
         _transpose(by_seen, I, from_reads)
         first, last = jobs.claim(job)
         while first < B:
@@ -1074,7 +1063,6 @@ def feedforward_backward(real):
                             _zero(dvalue[b - first])
                         _multiply(dsums[layer, t, first:last], deeper[layer - 1], dvalue)
                 _multiply_rows(dsums[0, t, first:last], from_reads, dreads[first:last])
-            jobs.done(job, first, last)
             first, last = jobs.claim(job)
 
     return run
@@ -1093,27 +1081,29 @@ def step_forward(real):
     """
 
     def run(address):
-        job, zero = jobs.at(address), real(0)
+        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
         B, _, _, _, _, N, M = jobs.sizes(job)
         R, W, shifts, key_code, add_code, read_first = jobs.layout(job)
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
-        raw = jobs.dense(job, 0, (B, P), zero)
-        after = jobs.dense(job, 1, (B, M, N), zero)
-        w = jobs.dense(job, 2, (B, K, N), zero)
-        reads = jobs.dense(job, 3, (B, R * M), zero)
+        raw = jobs.tensor(job[DENSE], (B, P), zero)
+        after = jobs.tensor(job[DENSE + 1], (B, M, N), zero)
+        w = jobs.tensor(job[DENSE + 2], (B, K, N), zero)
+        reads = jobs.tensor(job[DENSE + 3], (B, R * M), zero)
         loose = DENSE + 4
         least = jobs.least(job, raw)
-        heads = _heads(K, W, M, shifts, raw)
-        lines = _lines(M, N, shifts, raw)
-        memory = np.empty((M, N), raw.dtype)
-        previous = np.empty((K, N), raw.dtype)
+        told, at = _heads(jobs.scratch(job), 1, K, W, M, shifts, raw)
+        heads = _told(told, 0)
+        lines, at = _lines(at, M, N, shifts, raw)
+        memory, at = jobs.room(at, (M, N), raw)
+        previous, at = jobs.room(at, (K, N), raw)
+        if jobs.asked(job, at):
+            return
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
                 _load_memory(job, loose, b, memory, previous)
                 _step(raw[b], R, W, shifts, key_code, add_code, read_first, least, memory, previous,
                       heads, lines, after[b], w[b], reads[b])  # fmt: skip
-            jobs.done(job, first, last)
             first, last = jobs.claim(job)
 
     return run
@@ -1141,36 +1131,38 @@ def step_backward(real):
     """
 
     def run(address):
-        job, zero = jobs.at(address), real(0)
+        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
         B, _, _, _, _, N, M = jobs.sizes(job)
         R, W, shifts, key_code, add_code, read_first = jobs.layout(job)
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
-        raw = jobs.dense(job, 0, (B, P), zero)
-        dmemory = jobs.dense(job, 1, (B, M, N), zero)
-        dprevious = jobs.dense(job, 2, (B, K, N), zero)
-        draw = jobs.dense(job, 3, (B, P), zero)
+        raw = jobs.tensor(job[DENSE], (B, P), zero)
+        dmemory = jobs.tensor(job[DENSE + 1], (B, M, N), zero)
+        dprevious = jobs.tensor(job[DENSE + 2], (B, K, N), zero)
+        draw = jobs.tensor(job[DENSE + 3], (B, P), zero)
         loose = DENSE + 4
         least = jobs.least(job, raw)
-        heads = _heads(K, W, M, shifts, raw)
-        dheads = _heads(K, W, M, shifts, raw)
-        lines = _lines(M, N, shifts, raw)
-        out = np.empty(N, raw.dtype)
-        dring = np.empty(N + shifts, raw.dtype)
-        words = np.empty((3, M, N), raw.dtype)
+        told, at = _heads(jobs.scratch(job), 2, K, W, M, shifts, raw)
+        heads, dheads = _told(told, 0), _told(told, 1)
+        lines, at = _lines(at, M, N, shifts, raw)
+        out, at = jobs.room(at, (N,), raw)
+        dring, at = jobs.room(at, (N + shifts,), raw)
+        words, at = jobs.room(at, (3, M, N), raw)
         memory, after, dafter = words[0], words[1], words[2]
-        weights = np.empty((3, K, N), raw.dtype)
+        weights, at = jobs.room(at, (3, K, N), raw)
         previous, w, dw = weights[0], weights[1], weights[2]
-        dreads = np.empty(R * M, raw.dtype)
+        dreads, at = jobs.room(at, (R * M,), raw)
+        if jobs.asked(job, at):
+            return
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
                 _load_memory(job, loose, b, memory, previous)
                 _load_memory(job, loose + 8, b, after, w)
                 _load_heads(job, loose + 16, b, R, dreads, dw, dafter)
+                _decode(raw[b], K, W, M, shifts, key_code, add_code, heads)
                 _step_back(raw[b], R, W, shifts, key_code, add_code, read_first, least, memory,
                            after, previous, w, heads, dheads, lines, out, dring, dreads, dafter,
                            dw, dmemory[b], dprevious[b], draw[b])  # fmt: skip
-            jobs.done(job, first, last)
             first, last = jobs.claim(job)
 
     return run
@@ -1189,22 +1181,25 @@ def heads_forward(real):
     """
 
     def run(address):
-        job, zero = jobs.at(address), real(0)
+        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
         B, T, _, I, _, N, M = jobs.sizes(job)
         R, W, shifts, key_code, add_code, read_first = jobs.layout(job)
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
         t = job[STEP]
-        raw = jobs.dense(job, 0, (T, B, P), zero)
-        ws = jobs.dense(job, 1, (T + 1, B, K, N), zero)
-        memories = jobs.dense(job, 2, (job[KEPT], B, M, N), zero)
-        memory = jobs.dense(job, 3, (B, M, N), zero)
-        x = jobs.dense(job, 4, (B, I), zero)
-        seen = jobs.dense(job, 5, (B, I + R * M), zero)
-        reads = jobs.dense(job, 6, (B, R * M), zero)
+        raw = jobs.tensor(job[DENSE], (T, B, P), zero)
+        ws = jobs.tensor(job[DENSE + 1], (T + 1, B, K, N), zero)
+        memories = jobs.tensor(job[DENSE + 2], (job[KEPT], B, M, N), zero)
+        memory = jobs.tensor(job[DENSE + 3], (B, M, N), zero)
+        x = jobs.tensor(job[DENSE + 4], (B, I), zero)
+        seen = jobs.tensor(job[DENSE + 5], (B, I + R * M), zero)
+        reads = jobs.tensor(job[DENSE + 6], (B, R * M), zero)
         least = jobs.least(job, raw)
-        heads = _heads(K, W, M, shifts, raw)
-        lines = _lines(M, N, shifts, raw)
-        spare = np.empty((M, N), raw.dtype)
+        told, at = _heads(jobs.scratch(job), 1, K, W, M, shifts, raw)
+        heads = _told(told, 0)
+        lines, at = _lines(at, M, N, shifts, raw)
+        spare, at = jobs.room(at, (M, N), raw)
+        if jobs.asked(job, at):
+            return
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
@@ -1215,7 +1210,6 @@ def heads_forward(real):
                 _copy_rows(spare, memory[b])
                 _copy(x[b], seen[b])
                 _copy(reads[b], seen[b, I:])
-            jobs.done(job, first, last)
             first, last = jobs.claim(job)
 
     return run
@@ -1226,8 +1220,8 @@ def heads_backward(real):
 
     Dense:
         raw, ws, memories: As it left them.
-        stretch: The memories between two kept ones, (B, STRIDE + 1, M, N); filled at the last
-            step of a stretch for the others.
+        stretch, told: The memories between two kept ones, (B, STRIDE + 1, M, N), and what the heads
+            were told, (B, STRIDE, P); filled at the last step of a stretch for the others.
         dmemory, dw: Of memory and weightings after the step, become those before it.
         dreads: Scratch, (B, R·M).
         draw: Filled for the step, (T, B, P).
@@ -1238,35 +1232,37 @@ def heads_backward(real):
     """
 
     def run(address):
-        job, zero = jobs.at(address), real(0)
+        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
         B, T, _, _, _, N, M = jobs.sizes(job)
         layout = jobs.layout(job)
         R, W, shifts, _, _, _ = layout
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
-        raw = jobs.dense(job, 0, (T, B, P), zero)
-        ws = jobs.dense(job, 1, (T + 1, B, K, N), zero)
-        memories = jobs.dense(job, 2, (job[KEPT], B, M, N), zero)
-        stretch = jobs.dense(job, 3, (B, STRIDE + 1, M, N), zero)
-        dmemory = jobs.dense(job, 4, (B, M, N), zero)
-        dw = jobs.dense(job, 5, (B, K, N), zero)
-        dreads = jobs.dense(job, 6, (B, R * M), zero)
-        draw = jobs.dense(job, 7, (T, B, P), zero)
-        loose = DENSE + 8
+        raw = jobs.tensor(job[DENSE], (T, B, P), zero)
+        ws = jobs.tensor(job[DENSE + 1], (T + 1, B, K, N), zero)
+        memories = jobs.tensor(job[DENSE + 2], (job[KEPT], B, M, N), zero)
+        stretch = jobs.tensor(job[DENSE + 3], (B, STRIDE + 1, M, N), zero)
+        told, _ = _heads(job[DENSE + 4], B * STRIDE, K, W, M, shifts, zero)
+        dmemory = jobs.tensor(job[DENSE + 5], (B, M, N), zero)
+        dw = jobs.tensor(job[DENSE + 6], (B, K, N), zero)
+        dreads = jobs.tensor(job[DENSE + 7], (B, R * M), zero)
+        draw = jobs.tensor(job[DENSE + 8], (T, B, P), zero)
+        loose = DENSE + 9
         least = jobs.least(job, raw)
-        heads, dheads, lines, out, dring, dbefore, dprevious, _, dread = _scratch_back(
-            R, W, M, N, shifts, 0, raw
-        )
+        scratch, at = _scratch_back(jobs.scratch(job), R, W, M, N, shifts, 0, raw)
+        if jobs.asked(job, at):
+            return
+        _, dheads, lines, out, dring, dbefore, dprevious, _, dread = scratch
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
                 jobs.fetch(job, loose, 0, b, dreads[b])
                 jobs.fetch(job, loose + 4, 0, b, dread)
                 _add(dread, dreads[b])
+            heads = _told(told, slice(first * STRIDE, last * STRIDE))
             scratch = (heads, dheads, lines, out, dring, dbefore, dprevious,
                        stretch[first:last], dread)  # fmt: skip
             _heads_backward(job[STEP], first, last, layout, least, raw, memories, ws, job,
                             loose + 8, dreads, dmemory, dw, draw, scratch)  # fmt: skip
-            jobs.done(job, first, last)
             first, last = jobs.claim(job)
 
     return run
@@ -1290,4 +1286,4 @@ def compiled(function: Any, keep: bool) -> Any:
 
     """
     signature = types.void(types.intp)
-    return cfunc(signature, cache=keep, fastmath=SAFE, error_model="numpy")(function)
+    return cfunc(signature, cache=keep, fastmath=SAFE, error_model="numpy", _nrt=False)(function)

@@ -233,6 +233,7 @@ class Tape:
         self.dmemory, self.dw = self.dmemory.contiguous(), self.dw.contiguous()
         self.dreads = self.raw.new_empty(B, self.layout[0] * M)
         self.stretch = self.raw.new_empty(B, STRIDE + 1, M, N)
+        self.told = self.raw.new_empty(B, STRIDE, self.raw.shape[2])
         self.draw = self.raw.new_empty(self.raw.shape)
         self.nothing = self.raw.new_zeros(1)
 
@@ -244,8 +245,8 @@ class Tape:
             (B, self.back_from + 1, 0, I, H, N, M),
             self.layout,
             self.norm_floor,
-            (self.raw, self.ws, self.memories, self.stretch, self.dmemory, self.dw, self.dreads,
-             self.draw),
+            (self.raw, self.ws, self.memories, self.stretch, self.told, self.dmemory, self.dw,
+             self.dreads, self.draw),
             (
                 None if dreads is None else dreads.unsqueeze(0),
                 None if dseen is None else dseen[:, I:].unsqueeze(0),
@@ -265,7 +266,7 @@ class Tape:
 
     def end_back(self) -> None:
         """Forget what a backward pass works with."""
-        del self.dmemory, self.dw, self.dreads, self.stretch, self.draw, self.nothing
+        del self.dmemory, self.dw, self.dreads, self.stretch, self.told, self.draw, self.nothing
 
 
 class _TapeStep(torch.autograd.Function):
@@ -325,8 +326,10 @@ def _call(name: str, *arguments: Any) -> Any:
 
 def plain(arguments: Sequence[Any]) -> bool:
     """Whether tensors are numbers in the CPU's memory, as they lie there."""
-    tensors = (a for a in arguments if isinstance(a, Tensor))
-    return all(type(a) in PLAIN and a.is_cpu and not a.is_neg() for a in tensors)
+    for a in arguments:
+        if isinstance(a, Tensor) and not (type(a) in PLAIN and a.is_cpu and not a.is_neg()):
+            return False
+    return True
 
 
 def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

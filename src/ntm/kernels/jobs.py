@@ -6,26 +6,56 @@ All who work on one claim blocks of sequences from it until none is left.
 from __future__ import annotations
 
 import numpy as np
-from numba import carray, njit, types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.arrayobj import populate_array
 
-from ntm.kernels.conventions import BATCH_SIZE, BLOCK, CLAIMED, DENSE, DONE, LEAST
+from ntm.kernels.conventions import (
+    BATCH_SIZE,
+    BLOCK,
+    CLAIMED,
+    LEAST,
+    ROOM,
+    SCRATCH,
+    WORKERS,
+)
+
+LINE = 64
+"""Bytes of a line of the processor's cache."""
+
+
+# Without Numba's own memory: it would count, at every use of a row, who else holds the array.
+OPTIONS = {
+    "error_model": "numpy",
+    "_nrt": False,
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
 
 
 def compiled(function):
     """Callable from compiled functions alone."""
-    return njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    return njit(**OPTIONS)(function)
 
 
 @intrinsic
-def _pointer(_, address, like):  # noqa: ARG001
-    """A number's address as a pointer to numbers of the kind of ``like``."""
+def tensor(_, address, shape, like):  # noqa: ARG001
+    """The dense tensor at an address, of numbers of the kind of ``like``."""
+    kind = types.Array(getattr(like, "dtype", like), len(shape), "C")
 
     def generate(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+        array = context.make_array(signature.return_type)(context, builder)
+        lengths = cgutils.unpack_tuple(builder, arguments[1])
+        size = context.get_constant(types.intp, context.get_abi_sizeof(array.data.type.pointee))
+        strides = [size]
+        for length in lengths[:0:-1]:
+            strides.insert(0, builder.mul(strides[0], length))
+        data = builder.inttoptr(arguments[0], array.data.type)
+        populate_array(array, data, lengths, strides, size, meminfo=None)
+        return array._getvalue()
 
-    return types.CPointer(like)(types.int64, like), generate
+    return kind(types.int64, shape, like), generate
 
 
 @intrinsic
@@ -41,12 +71,6 @@ def _raise(_, job, place, by):  # noqa: ARG001
 
 
 @compiled
-def at(address):
-    """The job at an address; it is longer than it says."""
-    return carray(_pointer(address, np.int64(0)), (DENSE,))
-
-
-@compiled
 def claim(job):
     """First and last + 1 of the next sequences to work on; the first is B where none is left."""
     B = job[BATCH_SIZE]
@@ -55,9 +79,18 @@ def claim(job):
 
 
 @compiled
-def done(job, first, last):
-    """Those sequences are."""
-    _raise(job, DONE, last - first)
+def scratch(job):
+    """Address of what this thread may work with."""
+    return job[SCRATCH] + _raise(job, WORKERS, 1) * job[ROOM]
+
+
+@compiled
+def asked(job, end):
+    """Whether a thread is only to say how much it works with, up to this address; it does."""
+    if job[SCRATCH] != 0:
+        return False
+    job[ROOM] = (end + LINE - 1) // LINE * LINE
+    return True
 
 
 @compiled
@@ -81,16 +114,16 @@ def least(job, like):
 
 
 @compiled
-def dense(job, place, shape, like):
-    """The dense tensor at a place, of numbers of the kind of ``like``."""
-    return carray(_pointer(job[DENSE + place], like), shape)
+def piece(address, shape, like):
+    """The dense tensor at an address, and the address behind it."""
+    made = tensor(address, shape, like)
+    return made, address + made.size * made.itemsize
 
 
 @compiled
-def piece(address, shape, like):
-    """The dense tensor at an address, and the address behind it."""
-    tensor = carray(_pointer(address, like), shape)
-    return tensor, address + tensor.size * tensor.itemsize
+def room(address, shape, like):
+    """Likewise, but from the next line of the cache on."""
+    return piece((address + LINE - 1) // LINE * LINE, shape, like)
 
 
 @compiled
@@ -112,12 +145,12 @@ def _fetch(job, place, offset, stride, target):
         for n in range(target.size):
             target[n] = zero
         return
-    start = _pointer(job[place] + offset * target.itemsize, zero)
+    start = job[place] + offset * target.itemsize
     if stride == 1:
-        line = carray(start, (target.size,))
+        line = tensor(start, (target.size,), zero)
         for n in range(target.size):
             target[n] = line[n]
     else:
-        anyhow = carray(start, (1,))
+        anyhow = tensor(start, (1,), zero)
         for n in range(target.size):
             target[n] = anyhow[n * stride]
