@@ -15,6 +15,7 @@ import argparse
 import multiprocessing
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -89,15 +90,20 @@ def machine(**arguments: object) -> Callable[[], nn.Module]:
 
 
 def measure(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of every repeat; the steps take turns, so that drift meets all alike."""
+    """Milliseconds of every repeat.
+
+    The steps take turns, so that drift meets all alike, and in another order each time: after a
+    large network a small one finds nothing of its own in the processor's caches.
+    """
     for step in steps.values():
         for _ in range(3):  # the first may compile
             step()
     times: dict[str, list[float]] = {name: [] for name in steps}
+    order = random.Random(0)
     for _ in range(repeats):
-        for name, step in steps.items():
+        for name in order.sample(list(steps), len(steps)):
             began = time.perf_counter()
-            step()
+            steps[name]()
             times[name].append(1e3 * (time.perf_counter() - began))
     return times
 
