@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from ntm.figures import (
     Curve,
@@ -64,6 +65,38 @@ def panels(figure: Figure) -> dict[str, np.ndarray]:
 
 def axis_of(figure: Figure, name: str):
     return next(axis for axis in figure.axes if axis.get_ylabel().startswith(name))
+
+
+def seen_texts(figure: Figure) -> list[Text]:
+    """Labels and titles, once their places are known."""
+    figure.draw_without_rendering()
+    return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+
+
+@pytest.mark.parametrize("small", [1, 1e-3, 1e-5])
+@pytest.mark.parametrize("locations", [N, 1100])
+def test_nothing_written_is_cut_off_at_an_edge(locations, small):
+    seen = an_inside(locations, list(range(1000, 1010)) if locations > N else None)
+    seen = seen._replace(adds=seen.adds * small, reads=-seen.reads * small)
+    for figure in (draw_inside(seen, "length 20"), draw_answer(an_answer(), "length 4")):
+        width, height = figure.get_size_inches() * figure.dpi
+        texts = seen_texts(figure)
+        assert len(texts) > 10
+        for text in texts:
+            extent = text.get_window_extent()
+            assert extent.x0 >= 0, text
+            assert extent.y0 >= 0, text
+            assert extent.x1 <= width, text
+            assert extent.y1 <= height, text
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 20])
+def test_time_steps_are_whole(steps):
+    axis = draw_answer(an_answer(steps), "").axes[2]
+    low, high = axis.get_xlim()
+    ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+    assert ticks
+    assert all(tick == round(tick) for tick in ticks)
 
 
 class TestAnswer:

@@ -192,13 +192,13 @@ def _stack(
         gridspec_kw={
             "height_ratios": heights,
             "left": 1.05 / width,
-            "right": 1 - 0.8 / width,
+            "right": 1 - 0.95 / width,
             "bottom": 0.5 / height,
             "top": 1 - 0.42 / height,
             "hspace": 0.14 * len(heights) / (height - 0.92),
         },
     )
-    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     figure.suptitle(title, y=1 - 0.1 / height, va="top")
     figure.align_ylabels(axes)
     return figure, axes

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 
-from ntm.kernels import fused
+from ntm.kernels import calling, fused
 from ntm.kernels.compiling import kernels
 from ntm.machine import NTM, FeedforwardController, LSTMController, NTMState
 from ntm.machine.addressing import NORM_FLOOR
@@ -118,7 +118,7 @@ def test_locations_that_are_alike_get_the_same_weight_to_the_bit(locations):
 @pytest.mark.parametrize(
     ("steps", "batch"), [(3, 4), (4, 5), (5, 1), (8, 9), (9, 4)], ids=str
 )  # on either side of a kept memory, and of a block of sequences
-@pytest.mark.parametrize("controller", ["lstm", "feedforward x3"])
+@ONE_OF_A_KIND
 def test_every_length_and_batch_size_agrees(controller, steps, batch):
     sizes = (7, 3, 1, 2, 1, steps, batch)
     assert_double_agrees(machine(sizes, controller).double(), random_inputs(sizes))
@@ -523,6 +523,7 @@ def torch_fills_new_memory_with_nan():
     torch.use_deterministic_algorithms(True)
     assert torch.zeros(1).new_empty(9).isnan().all()
     assert torch.empty_like(torch.zeros(9)).isnan().all()
+    assert torch.empty(8, dtype=torch.uint8).view(torch.float64).isnan()
     yield
     torch.use_deterministic_algorithms(before)
 
@@ -537,6 +538,61 @@ def test_memory_from_torch_is_never_read_before_it_is_written(controller, read_f
     torch.use_deterministic_algorithms(False)
     assert_same_bits(filled, outcome(net, "fused", inputs))
     assert all(part.isfinite().all() for half in filled for part in half.values())
+
+
+@pytest.fixture
+def margins(monkeypatch):
+    """Memory on either side of what the compiled functions may write to besides their results."""
+    found = []
+
+    def scratch(room: int) -> Tensor:
+        memory = torch.full((room + 8192,), 7, dtype=torch.uint8)
+        found.extend([memory[:4096], memory[4096 + room :]])
+        return memory[4096 : 4096 + room]
+
+    begin = fused.Tape.begin_back
+
+    def begin_with_margins(tape, *arguments) -> None:
+        begin(tape, *arguments)
+        tape.told = scratch(tape.told.nbytes).view(tape.told.dtype)
+
+    monkeypatch.setattr(calling, "_scratch", scratch)
+    monkeypatch.setattr(fused.Tape, "begin_back", begin_with_margins)
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("sizes", [SMALL, (1, 1, 3, 1, 0, 4, 5), (131, 3, 1, 3, 3, 9, 2)], ids=str)
+@EVERY_CONTROLLER
+def test_nothing_is_written_beside_scratch(controller, sizes, dtype, margins):
+    net = machine(sizes, controller).to(dtype)
+    outcome(net, "fused", random_inputs(sizes).to(dtype))
+    assert margins
+    assert all((margin == 7).all() for margin in margins)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_single_step_writes_nothing_beside_scratch(dtype, margins):
+    after, w, reads = torch.ops.ntm.memory_step(*arguments_of("memory_step", dtype))
+    (after.sum() + w.square().sum() + reads.sum()).backward()
+    assert len(margins) == 4
+    assert all((margin == 7).all() for margin in margins)
+
+
+@ONE_OF_A_KIND
+def test_the_users_default_device_changes_nothing(controller):
+    net = machine(SMALL, controller)
+    net.engine = "fused"
+    inputs = random_inputs(SMALL).float()
+    found = []
+    for device in ("cpu", "meta"):
+        net.zero_grad()
+        with torch.device(device):
+            logits, _ = net(inputs)
+            logits.square().sum().backward()
+        gradients = {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+        found.append({"logits": logits, **gradients})
+    assert_same_bits((found[0],), (found[1],))
 
 
 @pytest.mark.usefixtures("torch_fills_new_memory_with_nan")

@@ -69,9 +69,14 @@ def perform(
     job = array("q", (*head, *places))
     address = job.buffer_info()[0]
     function(address)  # without scratch it only says how much a thread needs
-    scratch = torch.empty(threads * job[ROOM], dtype=torch.uint8)
+    scratch = _scratch(threads * job[ROOM])
     job[WORKERS], job[SCRATCH] = 0, scratch.data_ptr()
     run(function, address, threads)
+
+
+def _scratch(room: int) -> Tensor:
+    """So many bytes, from the beginning of a line of the processor's cache on."""
+    return torch.empty(room, dtype=torch.uint8, device="cpu")  # not on the user's default device
 
 
 def _shared(B: int) -> tuple[int, int]:

@@ -16,7 +16,8 @@ FIELDS = (
 After them come the addresses of dense tensors; then address and strides of loose ones, of three
 dimensions, which may lie anyhow or be missing (address 0).
 
-Where the address of scratch is 0, the function only notes how much room a thread needs, in bytes.
+Workers is how many threads have taken their part of the scratch. Where its address is 0, the
+function only notes how much room a thread needs, in bytes.
 """
 CLAIMED, WORKERS, BLOCK, BATCH_SIZE = range(4)
 ACTIVATION, KEPT, STEP, LEAST, ROOM, SCRATCH = range(len(FIELDS) - 6, len(FIELDS))

@@ -10,7 +10,8 @@ emissions.
 
 For the backward pass the forward one keeps what the controller came to, the raw emissions,
 weightings and reads of every step, and the memory of every `STRIDE`-th step alone: the memories
-between are written again, which costs less than reading them back would.
+between are written again, which costs less than reading them back would. What the heads are told is
+decoded once for that and for what follows.
 
 A loop either sums or stores, never both. One that does both is vectorised only where a check at run
 time finds its arrays far enough apart in memory, and sums in another order where not: the same run
@@ -412,7 +413,10 @@ def _write(memory, w, words, after):
 
 @inlined
 def _write_back(memory, w, words, dafter, dmemory, dw, dwords, rest):
-    """Derivatives of `_write`; fills dmemory and the latter words, adds to dw; rest: scratch."""
+    """Derivatives of `_write`; fills dmemory and those of erase and add, adds to dw.
+
+    The rest is scratch.
+    """
     W = w.shape[0]
     erase, add, derase, dadd = words[-2 * W : -W], words[-W:], dwords[-2 * W : -W], dwords[-W:]
     M, N = memory.shape
@@ -485,7 +489,8 @@ def _read_back(memory, w, dreads, dmemory, dw):
 def _heads(at, several, K, W, M, shifts, like):
     """Room for what the heads are told, several times over, and the address behind it.
 
-    Words, strengths, gates, shifts and sharpenings: as many numbers as there are raw emissions.
+    All words, then all shifts, strengths, gates and sharpenings: as many numbers as there are raw
+    emissions.
     """
     words, at = jobs.piece(at, (several, K + 2 * W, M), like)
     shift, at = jobs.piece(at, (several, K, shifts), like)
@@ -494,9 +499,9 @@ def _heads(at, several, K, W, M, shifts, like):
 
 
 @inlined
-def _told(heads, which):
+def _told(told, which):
     """What the heads are told one of several times."""
-    words, strength, gate, shift, gamma = heads
+    words, strength, gate, shift, gamma = told
     return words[which], strength[which], gate[which], shift[which], gamma[which]
 
 
@@ -583,6 +588,7 @@ def _step_back(raw, R, W, shifts, key_code, add_code, read_first, least, memory,
 def _lines(at, M, N, shifts, like):
     """Scratch of one head: the key's direction, and one number a location; the address behind."""
     unit, at = jobs.room(at, (M,), like)
+    # The ring is the longest, of N + 2S; whole lines of the cache.
     lines, at = jobs.room(at, (7, (N + shifts + 15) // 16 * 16), like)
     squares, norms, similarity, content = lines[0], lines[1], lines[2], lines[3]
     return (squares, norms, unit, similarity, content, lines[4], lines[5], lines[6]), at
@@ -619,7 +625,7 @@ def _cell_back(gates, previous, cell, dhidden, dcell, dgates):
 
 @pasted
 def _stretch_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
-                   heads, stretch):  # fmt: skip
+                   told, stretch):  # fmt: skip
     """Write again what the steps of t's stretch wrote, from the memory kept before it.
 
     Fills what the heads were told in every step of every sequence, and the memory before and after.
@@ -629,9 +635,9 @@ def _stretch_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, me
     for b in range(first, last):
         _copy_rows(memories[t // STRIDE, b], stretch[b - first, 0])
         for s in range(start, t + 1):
-            told = _told(heads, (b - first) * STRIDE + s - start)
-            _decode(raw[s, b], R + W, W, M, shifts, key_code, add_code, told)
-            _write(stretch[b - first, s - start], ws[s + 1, b, R:], told[0],
+            heads = _told(told, (b - first) * STRIDE + s - start)
+            _decode(raw[s, b], R + W, W, M, shifts, key_code, add_code, heads)
+            _write(stretch[b - first, s - start], ws[s + 1, b, R:], heads[0],
                    stretch[b - first, s - start + 1])  # fmt: skip
 
 
@@ -686,30 +692,39 @@ def _heads_backward(t, first, last, layout, least, raw, memories, ws, job, loose
     Those of the reads come from outside (the loose tensor) and from the controller; the latter,
     dreads, become zero: the controller adds to them.
     """
-    heads, dheads, lines, out, dring, dbefore, dprevious, stretch, dread = scratch
+    told, dheads, lines, out, dring, dbefore, dprevious, stretch, dread = scratch
     R, W, shifts, key_code, add_code, read_first = layout
     place = t % STRIDE
     if place == STRIDE - 1 or t == raw.shape[0] - 1:
         _stretch_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, memories,
-                       heads, stretch)  # fmt: skip
+                       told, stretch)  # fmt: skip
     for b in range(first, last):
         jobs.fetch(job, loose, t, b, dread)
         _add(dreads[b], dread)
         _zero(dreads[b])
-        told = _told(heads, (b - first) * STRIDE + place)
+        heads = _told(told, (b - first) * STRIDE + place)
         _step_back(raw[t, b], R, W, shifts, key_code, add_code, read_first, least,
                    stretch[b - first, place], stretch[b - first, place + 1], ws[t, b],
-                   ws[t + 1, b], told, dheads, lines, out, dring, dread, dmemory[b],
+                   ws[t + 1, b], heads, dheads, lines, out, dring, dread, dmemory[b],
                    dw[b], dbefore, dprevious, draw[t, b])  # fmt: skip
         _copy_rows(dbefore, dmemory[b])
         _copy_rows(dprevious, dw[b])
 
 
 @inlined
+def _scratch_forward(at, R, W, M, N, shifts, like):
+    """Scratch of `_heads_forward`; the address behind it."""
+    told, at = _heads(at, 1, R + W, W, M, shifts, like)
+    lines, at = _lines(at, M, N, shifts, like)
+    spare, at = jobs.room(at, (M, N), like)
+    return (_told(told, 0), lines, spare), at
+
+
+@inlined
 def _scratch_back(at, R, W, M, N, shifts, rows, like):
     """Scratch of `_heads_backward`, for so many sequences at a time; the address behind it."""
-    heads, at = _heads(at, rows * STRIDE, R + W, W, M, shifts, like)
-    dheads, at = _heads(at, 1, R + W, W, M, shifts, like)
+    told, at = _heads(at, rows * STRIDE, R + W, W, M, shifts, like)
+    once, at = _heads(at, 1, R + W, W, M, shifts, like)
     lines, at = _lines(at, M, N, shifts, like)
     out, at = jobs.room(at, (N,), like)
     dring, at = jobs.room(at, (N + shifts,), like)
@@ -717,8 +732,7 @@ def _scratch_back(at, R, W, M, N, shifts, rows, like):
     dprevious, at = jobs.room(at, (R + W, N), like)
     stretch, at = jobs.room(at, (rows, STRIDE + 1, M, N), like)
     dread, at = jobs.room(at, (R * M,), like)
-    dheads = _told(dheads, 0)
-    return (heads, dheads, lines, out, dring, dbefore, dprevious, stretch, dread), at
+    return (told, _told(once, 0), lines, out, dring, dbefore, dprevious, stretch, dread), at
 
 
 @inlined
@@ -765,7 +779,7 @@ def lstm_forward(real):
     """
 
     def run(address):
-        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
+        job, zero = jobs.at(address), real(0)
         B, T, L, I, H, N, M = jobs.sizes(job)
         layout = jobs.layout(job)
         R, W, shifts, _, _, _ = layout
@@ -789,10 +803,8 @@ def lstm_forward(real):
         cell_end = jobs.tensor(job[DENSE + 16], (L, B, H), zero)
         loose = DENSE + 17
         least = jobs.least(job, gates)
-        told, at = _heads(jobs.scratch(job), 1, K, W, M, shifts, gates)
-        heads = _told(told, 0)
-        lines, at = _lines(at, M, N, shifts, gates)
-        spare, at = jobs.room(at, (M, N), gates)
+        parts, at = _scratch_forward(jobs.scratch(job), R, W, M, N, shifts, gates)
+        heads, lines, spare = parts
         # Weights as rows of what they are multiplied with: `_multiply` runs along them.
         from_hidden, at = jobs.room(at, (L, H, 4 * H), gates)
         from_below, at = jobs.room(at, (L - 1, H, 4 * H), gates)
@@ -863,7 +875,7 @@ def lstm_backward(real):
     """
 
     def run(address):
-        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
+        job, zero = jobs.at(address), real(0)
         B, T, L, I, H, N, M = jobs.sizes(job)
         layout = jobs.layout(job)
         R, W, shifts, _, _, _ = layout
@@ -909,7 +921,7 @@ def lstm_backward(real):
                         _zero(d[b])
                     weight = deeper[layer - 1] if layer > 0 else by_hidden
                     for below in range(min(layer, 1) + 1):
-                        if below:
+                        if below:  # one call: each would bring a product to compile
                             d, weight = dhidden[layer - 1], by_below[layer - 1]
                         _multiply(dgates[layer, t, first:last], weight, d[first:last])
                 _multiply_rows(dgates[0, t, first:last], from_reads, dreads[first:last])
@@ -947,7 +959,7 @@ def feedforward_forward(real):
     """
 
     def run(address):
-        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
+        job, zero = jobs.at(address), real(0)
         B, T, L, I, H, N, M = jobs.sizes(job)
         layout = jobs.layout(job)
         code = job[ACTIVATION]
@@ -967,10 +979,8 @@ def feedforward_forward(real):
         reads_end = jobs.tensor(job[DENSE + 11], (B, R * M), zero)
         loose = DENSE + 12
         least = jobs.least(job, values)
-        told, at = _heads(jobs.scratch(job), 1, K, W, M, shifts, values)
-        heads = _told(told, 0)
-        lines, at = _lines(at, M, N, shifts, values)
-        spare, at = jobs.room(at, (M, N), values)
+        parts, at = _scratch_forward(jobs.scratch(job), R, W, M, N, shifts, values)
+        heads, lines, spare = parts
         from_reads, at = jobs.room(at, (R * M, H), values)
         from_below, at = jobs.room(at, (L - 1, H, H), values)
         if jobs.asked(job, at):
@@ -1022,7 +1032,7 @@ def feedforward_backward(real):
     """
 
     def run(address):
-        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
+        job, zero = jobs.at(address), real(0)
         B, T, L, I, H, N, M = jobs.sizes(job)
         layout = jobs.layout(job)
         code = job[ACTIVATION]
@@ -1081,7 +1091,7 @@ def step_forward(real):
     """
 
     def run(address):
-        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
+        job, zero = jobs.at(address), real(0)
         B, _, _, _, _, N, M = jobs.sizes(job)
         R, W, shifts, key_code, add_code, read_first = jobs.layout(job)
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
@@ -1091,10 +1101,8 @@ def step_forward(real):
         reads = jobs.tensor(job[DENSE + 3], (B, R * M), zero)
         loose = DENSE + 4
         least = jobs.least(job, raw)
-        told, at = _heads(jobs.scratch(job), 1, K, W, M, shifts, raw)
-        heads = _told(told, 0)
-        lines, at = _lines(at, M, N, shifts, raw)
-        memory, at = jobs.room(at, (M, N), raw)
+        parts, at = _scratch_forward(jobs.scratch(job), R, W, M, N, shifts, raw)
+        heads, lines, memory = parts
         previous, at = jobs.room(at, (K, N), raw)
         if jobs.asked(job, at):
             return
@@ -1131,7 +1139,7 @@ def step_backward(real):
     """
 
     def run(address):
-        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
+        job, zero = jobs.at(address), real(0)
         B, _, _, _, _, N, M = jobs.sizes(job)
         R, W, shifts, key_code, add_code, read_first = jobs.layout(job)
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
@@ -1146,10 +1154,10 @@ def step_backward(real):
         lines, at = _lines(at, M, N, shifts, raw)
         out, at = jobs.room(at, (N,), raw)
         dring, at = jobs.room(at, (N + shifts,), raw)
-        words, at = jobs.room(at, (3, M, N), raw)
-        memory, after, dafter = words[0], words[1], words[2]
-        weights, at = jobs.room(at, (3, K, N), raw)
-        previous, w, dw = weights[0], weights[1], weights[2]
+        memories, at = jobs.room(at, (3, M, N), raw)
+        memory, after, dafter = memories[0], memories[1], memories[2]
+        weightings, at = jobs.room(at, (3, K, N), raw)
+        previous, w, dw = weightings[0], weightings[1], weightings[2]
         dreads, at = jobs.room(at, (R * M,), raw)
         if jobs.asked(job, at):
             return
@@ -1181,7 +1189,7 @@ def heads_forward(real):
     """
 
     def run(address):
-        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
+        job, zero = jobs.at(address), real(0)
         B, T, _, I, _, N, M = jobs.sizes(job)
         R, W, shifts, key_code, add_code, read_first = jobs.layout(job)
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
@@ -1194,10 +1202,8 @@ def heads_forward(real):
         seen = jobs.tensor(job[DENSE + 5], (B, I + R * M), zero)
         reads = jobs.tensor(job[DENSE + 6], (B, R * M), zero)
         least = jobs.least(job, raw)
-        told, at = _heads(jobs.scratch(job), 1, K, W, M, shifts, raw)
-        heads = _told(told, 0)
-        lines, at = _lines(at, M, N, shifts, raw)
-        spare, at = jobs.room(at, (M, N), raw)
+        parts, at = _scratch_forward(jobs.scratch(job), R, W, M, N, shifts, raw)
+        heads, lines, spare = parts
         if jobs.asked(job, at):
             return
         first, last = jobs.claim(job)
@@ -1221,7 +1227,8 @@ def heads_backward(real):
     Dense:
         raw, ws, memories: As it left them.
         stretch, told: The memories between two kept ones, (B, STRIDE + 1, M, N), and what the heads
-            were told, (B, STRIDE, P); filled at the last step of a stretch for the others.
+            were told, B · STRIDE · P numbers as `_heads` lays them out; filled at the last step of
+            a stretch for the others.
         dmemory, dw: Of memory and weightings after the step, become those before it.
         dreads: Scratch, (B, R·M).
         draw: Filled for the step, (T, B, P).
@@ -1232,7 +1239,7 @@ def heads_backward(real):
     """
 
     def run(address):
-        job, zero = jobs.tensor(address, (DENSE,), np.int64(0)), real(0)
+        job, zero = jobs.at(address), real(0)
         B, T, _, _, _, N, M = jobs.sizes(job)
         layout = jobs.layout(job)
         R, W, shifts, _, _, _ = layout
@@ -1258,8 +1265,8 @@ def heads_backward(real):
                 jobs.fetch(job, loose, 0, b, dreads[b])
                 jobs.fetch(job, loose + 4, 0, b, dread)
                 _add(dread, dreads[b])
-            heads = _told(told, slice(first * STRIDE, last * STRIDE))
-            scratch = (heads, dheads, lines, out, dring, dbefore, dprevious,
+            part = _told(told, slice(first * STRIDE, last * STRIDE))
+            scratch = (part, dheads, lines, out, dring, dbefore, dprevious,
                        stretch[first:last], dread)  # fmt: skip
             _heads_backward(job[STEP], first, last, layout, least, raw, memories, ws, job,
                             loose + 8, dreads, dmemory, dw, draw, scratch)  # fmt: skip

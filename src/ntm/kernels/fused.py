@@ -233,7 +233,7 @@ class Tape:
         self.dmemory, self.dw = self.dmemory.contiguous(), self.dw.contiguous()
         self.dreads = self.raw.new_empty(B, self.layout[0] * M)
         self.stretch = self.raw.new_empty(B, STRIDE + 1, M, N)
-        self.told = self.raw.new_empty(B, STRIDE, self.raw.shape[2])
+        self.told = self.raw.new_empty(B * STRIDE * self.raw.shape[2])
         self.draw = self.raw.new_empty(self.raw.shape)
         self.nothing = self.raw.new_zeros(1)
 

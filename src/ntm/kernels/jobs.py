@@ -1,6 +1,7 @@
 """What compiled functions do with a job, a row of whole numbers (see `ntm.kernels.conventions`).
 
-All who work on one claim blocks of sequences from it until none is left.
+All who work on one claim blocks of sequences from it until none is left; each has scratch of its
+own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ntm.kernels.conventions import (
     BATCH_SIZE,
     BLOCK,
     CLAIMED,
+    DENSE,
     LEAST,
     ROOM,
     SCRATCH,
@@ -39,23 +41,39 @@ def compiled(function):
     return njit(**OPTIONS)(function)
 
 
+def _dense(context, builder, kind, address, lengths):
+    """A dense array of a kind, of these lengths, at an address."""
+    array = context.make_array(kind)(context, builder)
+    size = context.get_constant(types.intp, context.get_abi_sizeof(array.data.type.pointee))
+    strides = [size]
+    for length in lengths[:0:-1]:
+        strides.insert(0, builder.mul(strides[0], length))
+    data = builder.inttoptr(address, array.data.type)
+    populate_array(array, data, lengths, strides, size, meminfo=None)
+    return array._getvalue()
+
+
 @intrinsic
-def tensor(_, address, shape, like):  # noqa: ARG001
+def at(_, address):
+    """The job at an address; it is longer than it says."""
+
+    def generate(context, builder, signature, arguments):
+        lengths = [context.get_constant(types.intp, DENSE)]
+        return _dense(context, builder, signature.return_type, arguments[0], lengths)
+
+    return types.Array(types.int64, 1, "C")(address), generate
+
+
+@intrinsic
+def tensor(_, address, shape, like):
     """The dense tensor at an address, of numbers of the kind of ``like``."""
     kind = types.Array(getattr(like, "dtype", like), len(shape), "C")
 
     def generate(context, builder, signature, arguments):
-        array = context.make_array(signature.return_type)(context, builder)
         lengths = cgutils.unpack_tuple(builder, arguments[1])
-        size = context.get_constant(types.intp, context.get_abi_sizeof(array.data.type.pointee))
-        strides = [size]
-        for length in lengths[:0:-1]:
-            strides.insert(0, builder.mul(strides[0], length))
-        data = builder.inttoptr(arguments[0], array.data.type)
-        populate_array(array, data, lengths, strides, size, meminfo=None)
-        return array._getvalue()
+        return _dense(context, builder, signature.return_type, arguments[0], lengths)
 
-    return kind(types.int64, shape, like), generate
+    return kind(address, shape, like), generate
 
 
 @intrinsic
@@ -86,7 +104,7 @@ def scratch(job):
 
 @compiled
 def asked(job, end):
-    """Whether a thread is only to say how much it works with, up to this address; it does."""
+    """Note in the job that a thread works with so much, if only that was asked; whether it was."""
     if job[SCRATCH] != 0:
         return False
     job[ROOM] = (end + LINE - 1) // LINE * LINE
