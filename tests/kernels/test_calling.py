@@ -111,8 +111,8 @@ def placing():
     @numba.cfunc(types.void(types.intp), _nrt=False)
     def place(address):
         job = jobs.at(address)
-        _, at = jobs.room(jobs.scratch(job), (5,), np.float32(0))
-        scratch, at = jobs.room(at, (5, 3), np.float64(0))
+        _, at = jobs.piece(jobs.scratch(job), (5,), np.float32(0))
+        scratch, at = jobs.piece(jobs.line(at), (5, 3), np.float64(0))
         if jobs.asked(job, at):
             return
         noted = jobs.tensor(job[DENSE], (job[BATCH_SIZE],), np.int64(0))

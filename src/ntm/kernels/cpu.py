@@ -587,9 +587,9 @@ def _step_back(raw, R, W, shifts, key_code, add_code, read_first, least, memory,
 @inlined
 def _lines(at, M, N, shifts, like):
     """Scratch of one head: the key's direction, and one number a location; the address behind."""
-    unit, at = jobs.room(at, (M,), like)
+    unit, at = jobs.piece(jobs.line(at), (M,), like)
     # The ring is the longest, of N + 2S; whole lines of the cache.
-    lines, at = jobs.room(at, (7, (N + shifts + 15) // 16 * 16), like)
+    lines, at = jobs.piece(jobs.line(at), (7, (N + shifts + 15) // 16 * 16), like)
     squares, norms, similarity, content = lines[0], lines[1], lines[2], lines[3]
     return (squares, norms, unit, similarity, content, lines[4], lines[5], lines[6]), at
 
@@ -642,8 +642,9 @@ def _stretch_again(first, last, t, R, W, shifts, key_code, add_code, raw, ws, me
 
 
 @inlined
-def _transpose(source, first, target):
-    """Target = the columns of source from the first on, transposed."""
+def _transpose(source, target):
+    """Target = the last columns of source, transposed."""
+    first = source.shape[1] - target.shape[0]
     for k in range(source.shape[0]):
         for j in range(first, source.shape[1]):
             target[j - first, k] = source[k, j]
@@ -716,23 +717,23 @@ def _scratch_forward(at, R, W, M, N, shifts, like):
     """Scratch of `_heads_forward`; the address behind it."""
     told, at = _heads(at, 1, R + W, W, M, shifts, like)
     lines, at = _lines(at, M, N, shifts, like)
-    spare, at = jobs.room(at, (M, N), like)
+    spare, at = jobs.piece(jobs.line(at), (M, N), like)
     return (_told(told, 0), lines, spare), at
 
 
 @inlined
 def _scratch_back(at, R, W, M, N, shifts, rows, like):
     """Scratch of `_heads_backward`, for so many sequences at a time; the address behind it."""
-    told, at = _heads(at, rows * STRIDE, R + W, W, M, shifts, like)
-    once, at = _heads(at, 1, R + W, W, M, shifts, like)
+    told, at = _heads(at, rows * STRIDE + 1, R + W, W, M, shifts, like)
     lines, at = _lines(at, M, N, shifts, like)
-    out, at = jobs.room(at, (N,), like)
-    dring, at = jobs.room(at, (N + shifts,), like)
-    dbefore, at = jobs.room(at, (M, N), like)
-    dprevious, at = jobs.room(at, (R + W, N), like)
-    stretch, at = jobs.room(at, (rows, STRIDE + 1, M, N), like)
-    dread, at = jobs.room(at, (R * M,), like)
-    return (told, _told(once, 0), lines, out, dring, dbefore, dprevious, stretch, dread), at
+    out, at = jobs.piece(jobs.line(at), (N,), like)
+    dring, at = jobs.piece(jobs.line(at), (N + shifts,), like)
+    dbefore, at = jobs.piece(jobs.line(at), (M, N), like)
+    dprevious, at = jobs.piece(jobs.line(at), (R + W, N), like)
+    stretch, at = jobs.piece(jobs.line(at), (rows, STRIDE + 1, M, N), like)
+    dread, at = jobs.piece(jobs.line(at), (R * M,), like)
+    dheads = _told(told, rows * STRIDE)
+    return (told, dheads, lines, out, dring, dbefore, dprevious, stretch, dread), at
 
 
 @inlined
@@ -806,18 +807,18 @@ def lstm_forward(real):
         parts, at = _scratch_forward(jobs.scratch(job), R, W, M, N, shifts, gates)
         heads, lines, spare = parts
         # Weights as rows of what they are multiplied with: `_multiply` runs along them.
-        from_hidden, at = jobs.room(at, (L, H, 4 * H), gates)
-        from_below, at = jobs.room(at, (L - 1, H, 4 * H), gates)
-        from_reads, at = jobs.room(at, (R * M, 4 * H), gates)
+        from_hidden, at = jobs.piece(jobs.line(at), (L, H, 4 * H), gates)
+        from_below, at = jobs.piece(jobs.line(at), (L - 1, H, 4 * H), gates)
+        from_reads, at = jobs.piece(jobs.line(at), (R * M, 4 * H), gates)
         if jobs.asked(job, at):
             return
-        _transpose(by_seen, I, from_reads)
+        _transpose(by_seen, from_reads)
         for layer in range(2 * L - 1):
             if layer < L:
                 weight, target = by_hidden if layer == 0 else deeper[layer - 1], from_hidden[layer]
             else:
                 weight, target = by_below[layer - L], from_below[layer - L]
-            _transpose(weight, 0, target)
+            _transpose(weight, target)
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
@@ -894,11 +895,11 @@ def lstm_backward(real):
         loose = DENSE + 9
         least = jobs.least(job, gates)
         scratch, at = _scratch_back(jobs.scratch(job), R, W, M, N, shifts, job[BLOCK], gates)
-        line, at = jobs.room(at, (H,), gates)
-        from_reads, at = jobs.room(at, (R * M, 4 * H), gates)
+        line, at = jobs.piece(jobs.line(at), (H,), gates)
+        from_reads, at = jobs.piece(jobs.line(at), (R * M, 4 * H), gates)
         if jobs.asked(job, at):
             return
-        _transpose(by_seen, I, from_reads)
+        _transpose(by_seen, from_reads)
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
@@ -981,13 +982,13 @@ def feedforward_forward(real):
         least = jobs.least(job, values)
         parts, at = _scratch_forward(jobs.scratch(job), R, W, M, N, shifts, values)
         heads, lines, spare = parts
-        from_reads, at = jobs.room(at, (R * M, H), values)
-        from_below, at = jobs.room(at, (L - 1, H, H), values)
+        from_reads, at = jobs.piece(jobs.line(at), (R * M, H), values)
+        from_below, at = jobs.piece(jobs.line(at), (L - 1, H, H), values)
         if jobs.asked(job, at):
             return
-        _transpose(by_seen, I, from_reads)
+        _transpose(by_seen, from_reads)
         for layer in range(1, L):
-            _transpose(deeper[layer - 1], 0, from_below[layer - 1])
+            _transpose(deeper[layer - 1], from_below[layer - 1])
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
@@ -1048,11 +1049,11 @@ def feedforward_backward(real):
         loose = DENSE + 7
         least = jobs.least(job, values)
         scratch, at = _scratch_back(jobs.scratch(job), R, W, M, N, shifts, job[BLOCK], values)
-        dvalue, at = jobs.room(at, (job[BLOCK], H), values)
-        from_reads, at = jobs.room(at, (R * M, H), values)
+        dvalue, at = jobs.piece(jobs.line(at), (job[BLOCK], H), values)
+        from_reads, at = jobs.piece(jobs.line(at), (R * M, H), values)
         if jobs.asked(job, at):
             return
-        _transpose(by_seen, I, from_reads)
+        _transpose(by_seen, from_reads)
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
@@ -1103,7 +1104,7 @@ def step_forward(real):
         least = jobs.least(job, raw)
         parts, at = _scratch_forward(jobs.scratch(job), R, W, M, N, shifts, raw)
         heads, lines, memory = parts
-        previous, at = jobs.room(at, (K, N), raw)
+        previous, at = jobs.piece(jobs.line(at), (K, N), raw)
         if jobs.asked(job, at):
             return
         first, last = jobs.claim(job)
@@ -1152,13 +1153,13 @@ def step_backward(real):
         told, at = _heads(jobs.scratch(job), 2, K, W, M, shifts, raw)
         heads, dheads = _told(told, 0), _told(told, 1)
         lines, at = _lines(at, M, N, shifts, raw)
-        out, at = jobs.room(at, (N,), raw)
-        dring, at = jobs.room(at, (N + shifts,), raw)
-        memories, at = jobs.room(at, (3, M, N), raw)
+        out, at = jobs.piece(jobs.line(at), (N,), raw)
+        dring, at = jobs.piece(jobs.line(at), (N + shifts,), raw)
+        memories, at = jobs.piece(jobs.line(at), (3, M, N), raw)
         memory, after, dafter = memories[0], memories[1], memories[2]
-        weightings, at = jobs.room(at, (3, K, N), raw)
+        weightings, at = jobs.piece(jobs.line(at), (3, K, N), raw)
         previous, w, dw = weightings[0], weightings[1], weightings[2]
-        dreads, at = jobs.room(at, (R * M,), raw)
+        dreads, at = jobs.piece(jobs.line(at), (R * M,), raw)
         if jobs.asked(job, at):
             return
         first, last = jobs.claim(job)

@@ -42,15 +42,20 @@ def compiled(function):
 
 
 def _dense(context, builder, kind, address, lengths):
-    """A dense array of a kind, of these lengths, at an address."""
+    """A dense array of a kind, of these lengths, at an address; and the address behind it."""
     array = context.make_array(kind)(context, builder)
     size = context.get_constant(types.intp, context.get_abi_sizeof(array.data.type.pointee))
     strides = [size]
-    for length in lengths[:0:-1]:
+    for length in lengths[::-1]:
         strides.insert(0, builder.mul(strides[0], length))
+    whole, *strides = strides
     data = builder.inttoptr(address, array.data.type)
     populate_array(array, data, lengths, strides, size, meminfo=None)
-    return array._getvalue()
+    return array._getvalue(), builder.add(address, whole)
+
+
+def _kind(shape, like):
+    return types.Array(getattr(like, "dtype", like), len(shape), "C")
 
 
 @intrinsic
@@ -59,7 +64,7 @@ def at(_, address):
 
     def generate(context, builder, signature, arguments):
         lengths = [context.get_constant(types.intp, DENSE)]
-        return _dense(context, builder, signature.return_type, arguments[0], lengths)
+        return _dense(context, builder, signature.return_type, arguments[0], lengths)[0]
 
     return types.Array(types.int64, 1, "C")(address), generate
 
@@ -67,13 +72,25 @@ def at(_, address):
 @intrinsic
 def tensor(_, address, shape, like):
     """The dense tensor at an address, of numbers of the kind of ``like``."""
-    kind = types.Array(getattr(like, "dtype", like), len(shape), "C")
 
     def generate(context, builder, signature, arguments):
         lengths = cgutils.unpack_tuple(builder, arguments[1])
-        return _dense(context, builder, signature.return_type, arguments[0], lengths)
+        return _dense(context, builder, signature.return_type, arguments[0], lengths)[0]
 
-    return kind(address, shape, like), generate
+    return _kind(shape, like)(address, shape, like), generate
+
+
+@intrinsic
+def piece(_, address, shape, like):
+    """The same, and the address behind it."""
+    kind = _kind(shape, like)
+
+    def generate(context, builder, signature, arguments):
+        lengths = cgutils.unpack_tuple(builder, arguments[1])
+        parts = _dense(context, builder, kind, arguments[0], lengths)
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    return types.Tuple((kind, types.int64))(address, shape, like), generate
 
 
 @intrinsic
@@ -107,7 +124,7 @@ def asked(job, end):
     """Note in the job that a thread works with so much, if only that was asked; whether it was."""
     if job[SCRATCH] != 0:
         return False
-    job[ROOM] = (end + LINE - 1) // LINE * LINE
+    job[ROOM] = line(end)
     return True
 
 
@@ -132,16 +149,9 @@ def least(job, like):
 
 
 @compiled
-def piece(address, shape, like):
-    """The dense tensor at an address, and the address behind it."""
-    made = tensor(address, shape, like)
-    return made, address + made.size * made.itemsize
-
-
-@compiled
-def room(address, shape, like):
-    """Likewise, but from the next line of the cache on."""
-    return piece((address + LINE - 1) // LINE * LINE, shape, like)
+def line(address):
+    """Where the next line of the processor's cache begins."""
+    return (address + LINE - 1) // LINE * LINE
 
 
 @compiled
