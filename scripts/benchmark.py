@@ -142,7 +142,7 @@ def table_main(arguments: argparse.Namespace) -> None:
             times = measure(steps, arguments.repeats)
             first = next(iter(times.values()))
             for name, values in times.items():
-                print(f"| {length} | {B} | {name} | {told(values)} | {ratio(values, first):.1f} |")
+                print(f"| {length} | {B} | {name} | {told(values)} | {ratio(values, first):.2f} |")
 
 
 def table_threads(arguments: argparse.Namespace) -> None:
