@@ -651,13 +651,19 @@ def _transpose(source, target):
 
 
 @pasted
+def _load_memory(job, loose, b, memory, previous):
+    """Copy one sequence's memory and weightings."""
+    for m in range(memory.shape[0]):
+        jobs.fetch_column(job, loose, b, m, memory[m])
+    for k in range(previous.shape[0]):
+        jobs.fetch(job, loose + 4, b, k, previous[k])
+
+
+@pasted
 def _load_heads(job, loose, b, R, reads, w, memory):
     """Copy one sequence's memory, weightings and reads, or derivatives of them."""
+    _load_memory(job, loose, b, memory, w)
     M = memory.shape[0]
-    for m in range(M):
-        jobs.fetch_column(job, loose, b, m, memory[m])
-    for k in range(w.shape[0]):
-        jobs.fetch(job, loose + 4, b, k, w[k])
     for r in range(R):
         jobs.fetch(job, loose + 8, b, r, reads[r * M : (r + 1) * M])
 
@@ -1116,15 +1122,6 @@ def step_forward(real):
             first, last = jobs.claim(job)
 
     return run
-
-
-@pasted
-def _load_memory(job, loose, b, memory, previous):
-    """Copy one sequence's memory and weightings."""
-    for m in range(memory.shape[0]):
-        jobs.fetch_column(job, loose, b, m, memory[m])
-    for k in range(previous.shape[0]):
-        jobs.fetch(job, loose + 4, b, k, previous[k])
 
 
 def step_backward(real):
