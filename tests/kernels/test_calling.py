@@ -131,7 +131,7 @@ def test_every_thread_has_scratch_of_its_own(count, openmp, without, placing, mo
     scratch = calling._scratch
     monkeypatch.setattr(calling, "_scratch", lambda room: given.append(scratch(room)) or given[0])
     noted = torch.zeros(count, dtype=torch.int64)
-    calling.perform(placing.ctypes, [count, *[0] * 4, 1, 1], (1,) * 6, 1.0, [noted], [])
+    calling.Job(placing.ctypes, [count, *[0] * 4, 1, 1], (1,) * 6, 1.0, [noted], []).run()
     places = noted.sort().values
     each = jobs.LINE + 2 * jobs.LINE  # (5,) of four bytes, (5, 3) of eight, in whole lines
     assert given[0].numel() == count * each
@@ -142,4 +142,4 @@ def test_every_thread_has_scratch_of_its_own(count, openmp, without, placing, mo
 def test_several_precisions_are_refused():
     tensors = [torch.zeros(1), torch.zeros(1, dtype=torch.float64)]
     with pytest.raises(TypeError, match=r"one precision, got .*float64"):
-        calling.perform(FUNCTION(lambda _: None), [1, 0, 0, 0, 0, 1, 1], (1,) * 6, 1.0, tensors, [])
+        calling.Job(FUNCTION(lambda _: None), [1, 0, 0, 0, 0, 1, 1], (1,) * 6, 1.0, tensors, [])

@@ -24,21 +24,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ntm.kernels.conventions import LONGEST_BLOCK, ROOM, SCRATCH, WORKERS
+from ntm.kernels.conventions import (
+    CLAIMED,
+    DENSE,
+    LONGEST_BLOCK,
+    ROOM,
+    SCRATCH,
+    STEP,
+    WORKERS,
+)
 
 
-def perform(
-    function: Any,
-    sizes: Sequence[int],
-    layout: Sequence[int],
-    norm_floor: float,
-    dense: Sequence[Tensor | None],
-    loose: Sequence[Tensor | None],
-    activation: int = 0,
-    kept: int = 0,
-    step: int = 0,
-) -> None:
-    """Have a compiled function done by as many threads as torch has.
+class Job:
+    """What a compiled function is to do, by as many threads as torch has; can be done again.
 
     Args:
         function: Of `ntm.kernels.compiling.kernels`.
@@ -46,32 +44,74 @@ def perform(
         layout: R, W, 2S + 1, codes of the key's and the add vector's activation, read_first.
         norm_floor: Least length of a vector in cosine similarity.
         dense: Tensors in the function's order; what is filled must be contiguous. None stands for
-            what has no elements.
+            what has no elements, or comes with `run`.
         loose: Likewise, of three dimensions; None stands for zeros.
         activation: Code of that of a feedforward controller.
         kept: Memories that the forward pass keeps.
-        step: The time step, where only one is to be done.
 
     Raises:
         TypeError: Tensors are of several precisions.
 
     """
-    B = sizes[0]
-    precisions = {tensor.dtype for tensor in (*dense, *loose) if tensor is not None}
-    if len(precisions) > 1:
-        raise TypeError(f"weights, inputs and state must be of one precision, got {precisions}")
-    lying = [None if tensor is None else tensor.contiguous() for tensor in dense]
-    places = [0 if tensor is None else tensor.data_ptr() for tensor in lying]
-    for tensor in loose:
-        places += (0, 0, 0, 0) if tensor is None else (tensor.data_ptr(), *tensor.stride())
-    threads, block = _shared(B)
-    head = 0, 0, block, *sizes, *layout, activation, kept, step, _bits(norm_floor**2), 0, 0
-    job = array("q", (*head, *places))
-    address = job.buffer_info()[0]
-    function(address)  # without scratch it only says how much a thread needs
-    scratch = _scratch(threads * job[ROOM])
-    job[WORKERS], job[SCRATCH] = 0, scratch.data_ptr()
-    run(function, address, threads)
+
+    def __init__(
+        self,
+        function: Any,
+        sizes: Sequence[int],
+        layout: Sequence[int],
+        norm_floor: float,
+        dense: Sequence[Tensor | None],
+        loose: Sequence[Tensor | None],
+        activation: int = 0,
+        kept: int = 0,
+    ) -> None:
+        precisions = {tensor.dtype for tensor in (*dense, *loose) if tensor is not None}
+        if len(precisions) > 1:
+            raise _several(precisions)
+        (self.precision,) = precisions
+        self.function = function
+        # Held: the function only knows where they lie.
+        self.dense = [None if tensor is None else tensor.contiguous() for tensor in dense]
+        self.loose = loose
+        places = [0 if tensor is None else tensor.data_ptr() for tensor in self.dense]
+        for tensor in loose:
+            places += (0, 0, 0, 0) if tensor is None else (tensor.data_ptr(), *tensor.stride())
+        self.threads, block = _shared(sizes[0])
+        head = 0, 0, block, *sizes, *layout, activation, kept, 0, _bits(norm_floor**2), 0, 0
+        self.row = array("q", (*head, *places))
+        self.address = self.row.buffer_info()[0]
+        function(self.address)  # without scratch it only says how much a thread needs
+        self.scratch = _scratch(self.threads * self.row[ROOM])
+        self.row[SCRATCH] = self.scratch.data_ptr()
+
+    def run(
+        self, step: int = 0, dense: Sequence[Tensor] = (), loose: Sequence[Tensor | None] = ()
+    ) -> None:
+        """Do it.
+
+        Args:
+            step: The time step, where only one is to be done.
+            dense: For this time, in the last of the dense places.
+            loose: Likewise; of two dimensions, the first of the three has length 1.
+
+        """
+        row = self.row
+        lying = [tensor.contiguous() for tensor in dense]
+        for place, tensor in enumerate(lying, DENSE + len(self.dense) - len(lying)):
+            if tensor.dtype is not self.precision:
+                raise _several({tensor.dtype, self.precision})
+            row[place] = tensor.data_ptr()
+        for place, there in enumerate(loose, -len(loose)):
+            at = len(row) + 4 * place
+            row[at] = 0 if there is None else there.data_ptr()
+            if there is not None:
+                row[at + 2], row[at + 3] = there.stride()
+        row[CLAIMED], row[WORKERS], row[STEP] = 0, 0, step
+        run(self.function, self.address, self.threads)
+
+
+def _several(precisions: set[torch.dtype]) -> TypeError:
+    return TypeError(f"weights, inputs and state must be of one precision, got {precisions}")
 
 
 def _scratch(room: int) -> Tensor:

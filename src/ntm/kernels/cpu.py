@@ -1178,27 +1178,35 @@ def heads_forward(real):
     """What the heads do in one of T steps, for a controller that runs elsewhere.
 
     Dense:
-        raw, ws, memories: As kept by `lstm_forward`. Emissions and weightings before the step are
-            there; weightings after it and, at every STRIDE-th step, the memory are filled.
+        raw, ws, memories: As kept by `lstm_forward`. Weightings before the step are there;
+            emissions, weightings after it and, at every STRIDE-th step, the memory are filled.
+        emit, bias: Of the emissions, (P, H) and (P,).
+        hidden, reads: Filled for the step, (T, B, H) and, as by `lstm_forward`, (T + 1, B, R·M).
         memory: Before the step, becomes that after it, (B, M, N).
         x: The next input, (B, I).
-        seen, reads: Filled: what the controller sees next, (B, I + R·M), and its latter part.
+        output: The controller's, (B, H).
+        seen: What the controller sees next; filled, (B, I + R·M).
 
     """
 
     def run(address):
         job, zero = jobs.at(address), real(0)
-        B, T, _, I, _, N, M = jobs.sizes(job)
-        R, W, shifts, key_code, add_code, read_first = jobs.layout(job)
+        B, T, _, I, H, N, M = jobs.sizes(job)
+        layout = jobs.layout(job)
+        R, W, shifts, _, _, _ = layout
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
         t = job[STEP]
         raw = jobs.tensor(job[DENSE], (T, B, P), zero)
         ws = jobs.tensor(job[DENSE + 1], (T + 1, B, K, N), zero)
         memories = jobs.tensor(job[DENSE + 2], (job[KEPT], B, M, N), zero)
-        memory = jobs.tensor(job[DENSE + 3], (B, M, N), zero)
-        x = jobs.tensor(job[DENSE + 4], (B, I), zero)
-        seen = jobs.tensor(job[DENSE + 5], (B, I + R * M), zero)
-        reads = jobs.tensor(job[DENSE + 6], (B, R * M), zero)
+        emit = jobs.tensor(job[DENSE + 3], (P, H), zero)
+        bias = jobs.tensor(job[DENSE + 4], (P,), zero)
+        hidden = jobs.tensor(job[DENSE + 5], (T, B, H), zero)
+        reads = jobs.tensor(job[DENSE + 6], (T + 1, B, R * M), zero)
+        memory = jobs.tensor(job[DENSE + 7], (B, M, N), zero)
+        x = jobs.tensor(job[DENSE + 8], (B, I), zero)
+        output = jobs.tensor(job[DENSE + 9], (B, H), zero)
+        seen = jobs.tensor(job[DENSE + 10], (B, I + R * M), zero)
         least = jobs.least(job, raw)
         parts, at = _scratch_forward(jobs.scratch(job), R, W, M, N, shifts, raw)
         heads, lines, spare = parts
@@ -1207,13 +1215,14 @@ def heads_forward(real):
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
-                if t % STRIDE == 0:
-                    _copy_rows(memory[b], memories[t // STRIDE, b])
-                _step(raw[t, b], R, W, shifts, key_code, add_code, read_first, least, memory[b],
-                      ws[t, b], heads, lines, spare, ws[t + 1, b], reads[b])  # fmt: skip
-                _copy_rows(spare, memory[b])
+                _copy(output[b], hidden[t, b])
+                _copy(bias, raw[t, b])
+            _multiply_rows(hidden[t, first:last], emit, raw[t, first:last])
+            _heads_forward(t, first, last, layout, least, raw, memories, ws, reads, memory, heads,
+                           lines, spare)  # fmt: skip
+            for b in range(first, last):
                 _copy(x[b], seen[b])
-                _copy(reads[b], seen[b, I:])
+                _copy(reads[t + 1, b], seen[b, I:])
             first, last = jobs.claim(job)
 
     return run
@@ -1223,35 +1232,40 @@ def heads_backward(real):
     """Derivatives of `heads_forward`; T is the number of steps that have derivatives.
 
     Dense:
-        raw, ws, memories: As it left them.
+        raw, ws, memories, emit: As it left them.
         stretch, told: The memories between two kept ones, (B, STRIDE + 1, M, N), and what the heads
             were told, B · STRIDE · P numbers as `_heads` lays them out; filled at the last step of
             a stretch for the others.
         dmemory, dw: Of memory and weightings after the step, become those before it.
         dreads: Scratch, (B, R·M).
         draw: Filled for the step, (T, B, P).
+        doutput: Of the controller's output; filled, (B, H).
 
     Loose:
-        Derivatives of reads and of the latter part of seen, (1, B, R·M), and a missing one.
+        Derivatives of all reads (T, B, R·M), of all outputs of the controller (T, B, H), and of the
+        latter part of seen (1, B, R·M).
 
     """
 
     def run(address):
         job, zero = jobs.at(address), real(0)
-        B, T, _, _, _, N, M = jobs.sizes(job)
+        B, T, _, _, H, N, M = jobs.sizes(job)
         layout = jobs.layout(job)
         R, W, shifts, _, _, _ = layout
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
+        t = job[STEP]
         raw = jobs.tensor(job[DENSE], (T, B, P), zero)
         ws = jobs.tensor(job[DENSE + 1], (T + 1, B, K, N), zero)
         memories = jobs.tensor(job[DENSE + 2], (job[KEPT], B, M, N), zero)
-        stretch = jobs.tensor(job[DENSE + 3], (B, STRIDE + 1, M, N), zero)
-        told, _ = _heads(job[DENSE + 4], B * STRIDE, K, W, M, shifts, zero)
-        dmemory = jobs.tensor(job[DENSE + 5], (B, M, N), zero)
-        dw = jobs.tensor(job[DENSE + 6], (B, K, N), zero)
-        dreads = jobs.tensor(job[DENSE + 7], (B, R * M), zero)
-        draw = jobs.tensor(job[DENSE + 8], (T, B, P), zero)
-        loose = DENSE + 9
+        emit = jobs.tensor(job[DENSE + 3], (P, H), zero)
+        stretch = jobs.tensor(job[DENSE + 4], (B, STRIDE + 1, M, N), zero)
+        told, _ = _heads(job[DENSE + 5], B * STRIDE, K, W, M, shifts, zero)
+        dmemory = jobs.tensor(job[DENSE + 6], (B, M, N), zero)
+        dw = jobs.tensor(job[DENSE + 7], (B, K, N), zero)
+        dreads = jobs.tensor(job[DENSE + 8], (B, R * M), zero)
+        draw = jobs.tensor(job[DENSE + 9], (T, B, P), zero)
+        doutput = jobs.tensor(job[DENSE + 10], (B, H), zero)
+        loose = DENSE + 11
         least = jobs.least(job, raw)
         scratch, at = _scratch_back(jobs.scratch(job), R, W, M, N, shifts, 0, raw)
         if jobs.asked(job, at):
@@ -1260,14 +1274,14 @@ def heads_backward(real):
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
-                jobs.fetch(job, loose, 0, b, dreads[b])
-                jobs.fetch(job, loose + 4, 0, b, dread)
-                _add(dread, dreads[b])
+                jobs.fetch(job, loose + 8, 0, b, dreads[b])
+                jobs.fetch(job, loose + 4, t, b, doutput[b])
             part = _told(told, slice(first * STRIDE, last * STRIDE))
             scratch = (part, dheads, lines, out, dring, dbefore, dprevious,
                        stretch[first:last], dread)  # fmt: skip
-            _heads_backward(job[STEP], first, last, layout, least, raw, memories, ws, job,
-                            loose + 8, dreads, dmemory, dw, draw, scratch)  # fmt: skip
+            _heads_backward(t, first, last, layout, least, raw, memories, ws, job, loose, dreads,
+                            dmemory, dw, draw, scratch)  # fmt: skip
+            _multiply(draw[t, first:last], emit, doutput[first:last])
             first, last = jobs.claim(job)
 
     return run

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ntm.kernels.calling import perform
+from ntm.kernels.calling import Job
 from ntm.kernels.compiling import Kernels, kernels
 from ntm.kernels.conventions import ACTIVATIONS, STRIDE
 from ntm.kernels.watching import watched
@@ -142,12 +142,13 @@ class Tape:
 
     `step` is called with the controller's output, time step after time step. The steps share what
     is kept for the backward pass, which runs through them from the last to the first, so that torch
-    sees of each step only what the controller needs; the emissions' weights get their gradient at
-    the end, as one product.
+    sees of each step only what the controller needs; what was read and what the controller came to
+    leave with the last step, and the emissions' weights get their gradient at the end, as one
+    product.
 
     From step to step goes a number without meaning, for torch to know their order. The first step
-    takes emit, memory and weightings instead, the last gives memory and weightings: the tape does
-    not hold on to what passes, which knows the tape.
+    takes emit, memory and weightings instead: the tape does not hold on to what passes, which knows
+    the tape.
 
     Args:
         inputs: (T, B, I), T at least 1.
@@ -170,22 +171,38 @@ class Tape:
     ) -> None:
         T, B, I = inputs.shape
         N, M = memory.shape[1:]
-        weight, _ = emit
+        weight, bias = emit
         P, H = weight.shape
-        self.emit = emit
+        self.weight = weight
         self.layout, self.norm_floor = _codes(layout), norm_floor
         self.sizes = B, T, 0, I, H, N, M
+        self.width = layout[0] * M
         with torch.no_grad():
             self.hidden = weight.new_empty(T, B, H)
             self.raw = weight.new_empty(T, B, P)
             self.ws = weight.new_empty(T + 1, *weightings.shape)
             self.ws[0] = weightings
             self.memories = weight.new_empty(_kept_memories(T, True), B, M, N)
+            self.reads = weight.new_empty(T + 1, B, self.width)
             self.memory = memory.transpose(1, 2).clone(memory_format=torch.contiguous_format)
+            dense = (self.raw, self.ws, self.memories, weight, bias, self.hidden, self.reads,
+                     self.memory, None, None, None)  # fmt: skip
+            self.forward = self._job(_kernels("any", weight).forward, T, dense, ())
+
+    def _job(
+        self,
+        function: Any,
+        T: int,
+        dense: Sequence[Tensor | None],
+        loose: Sequence[Tensor | None],
+    ) -> Job:
+        sizes = self.sizes[0], T, *self.sizes[2:]
+        kept = len(self.memories)
+        return Job(function, sizes, self.layout, self.norm_floor, dense, loose, kept=kept)
 
     def step(
         self, t: int, x: Tensor, output: Tensor, passing: Sequence[Tensor]
-    ) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         """Do step t.
 
         Args:
@@ -196,66 +213,58 @@ class Tape:
                 gave.
 
         Returns:
-            What the controller sees next, (B, I + R·M), what was read, (B, R·M), and what passes to
-            the next step: after the last, memory (B, M, N) and weightings.
+            What the controller sees next, (B, I + R·M), and what passes to the next step: after the
+            last, outputs (T, B, H), reads (T, B, R·M), memory (B, M, N) and weightings.
 
         """
-        seen, reads, *passing = _TapeStep.apply(self, t, x, output, *passing)
-        return seen, reads, passing
+        seen, *passing = _TapeStep.apply(self, t, x, output, *passing)
+        return seen, passing
 
-    def fill(self, t: int, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep what belongs to step t; what the controller sees next, and what was read."""
-        B, _, _, I, _, _, M = self.sizes
-        weight, bias = self.emit
-        width = self.layout[0] * M
-        self.hidden[t] = output
-        torch.addmm(bias, self.hidden[t], weight.t(), out=self.raw[t])
-        seen, reads = self.raw.new_empty(B, I + width), self.raw.new_empty(B, width)
-        perform(
-            _kernels("any", self.raw).forward,
-            self.sizes,
-            self.layout,
-            self.norm_floor,
-            (self.raw, self.ws, self.memories, self.memory, x, seen, reads),
-            (),
-            kept=len(self.memories),
-            step=t,
-        )
-        return seen, reads
+    def fill(self, t: int, x: Tensor, output: Tensor) -> Tensor:
+        """Keep what belongs to step t; what the controller sees next."""
+        B, I = x.shape
+        seen = self.raw.new_empty(B, I + self.width)
+        self.forward.run(t, (x, output, seen))
+        return seen
 
-    def begin_back(self, t: int, dmemory: Tensor | None, dw: Tensor | None) -> None:
-        """Begin a backward pass after step t, with derivatives of memory and weightings there."""
+    def finish(self) -> tuple[Tensor, ...]:
+        """Outputs, reads, memory and weightings after the last step."""
+        memory = self.memory
+        del self.memory, self.forward  # the tape keeps what the backward pass needs
+        return self.hidden.clone(), self.reads[1:].clone(), memory, self.ws[-1].clone()
+
+    def begin_back(
+        self,
+        weight: Tensor,
+        t: int,
+        doutputs: Tensor | None = None,
+        dreads: Tensor | None = None,
+        dmemory: Tensor | None = None,
+        dw: Tensor | None = None,
+    ) -> None:
+        """Begin a backward pass after step t, with derivatives of what the last step gave."""
         B, _, _, _, _, N, M = self.sizes
         shape = B, M, N
         self.back_from = t
         self.dmemory = self.raw.new_zeros(shape) if dmemory is None else dmemory.clone()
         self.dw = torch.zeros_like(self.ws[0]) if dw is None else dw.clone()
         self.dmemory, self.dw = self.dmemory.contiguous(), self.dw.contiguous()
-        self.dreads = self.raw.new_empty(B, self.layout[0] * M)
         self.stretch = self.raw.new_empty(B, STRIDE + 1, M, N)
         self.told = self.raw.new_empty(B * STRIDE * self.raw.shape[2])
         self.draw = self.raw.new_empty(self.raw.shape)
         self.nothing = self.raw.new_zeros(1)
+        dense = (self.raw, self.ws, self.memories, weight, self.stretch, self.told,
+                 self.dmemory, self.dw, self.raw.new_empty(B, self.width), self.draw,
+                 None)  # fmt: skip
+        backward = _kernels("any", self.raw).backward
+        self.backward = self._job(backward, t + 1, dense, (dreads, doutputs, None))
 
-    def back(self, t: int, dseen: Tensor | None, dreads: Tensor | None) -> Tensor:
-        """Derivatives of the emissions of step t, (B, P)."""
-        B, _, _, I, H, N, M = self.sizes
-        perform(
-            _kernels("any", self.raw).backward,
-            (B, self.back_from + 1, 0, I, H, N, M),
-            self.layout,
-            self.norm_floor,
-            (self.raw, self.ws, self.memories, self.stretch, self.told, self.dmemory, self.dw,
-             self.dreads, self.draw),
-            (
-                None if dreads is None else dreads.unsqueeze(0),
-                None if dseen is None else dseen[:, I:].unsqueeze(0),
-                None,
-            ),
-            kept=len(self.memories),
-            step=t,
-        )  # fmt: skip
-        return self.draw[t]
+    def back(self, t: int, dseen: Tensor | None) -> Tensor:
+        """Derivatives of the controller's output in step t, (B, H)."""
+        B, _, _, I, H, _, _ = self.sizes
+        doutput = self.raw.new_empty(B, H)
+        self.backward.run(t, (doutput,), (None if dseen is None else dseen[:, I:],))
+        return doutput
 
     def first_gradients(self) -> tuple[Tensor, ...]:
         """Of emit, memory and weightings, once the first step has gone back."""
@@ -266,7 +275,7 @@ class Tape:
 
     def end_back(self) -> None:
         """Forget what a backward pass works with."""
-        del self.dmemory, self.dw, self.dreads, self.stretch, self.told, self.draw, self.nothing
+        del self.dmemory, self.dw, self.stretch, self.told, self.draw, self.nothing, self.backward
 
 
 class _TapeStep(torch.autograd.Function):
@@ -278,28 +287,23 @@ class _TapeStep(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.tape, ctx.t = tape, t
-        ctx.save_for_backward(tape.emit[0])
-        seen, reads = tape.fill(t, x, output)
+        ctx.save_for_backward(tape.weight)  # torch then notices when it is changed in between
+        seen = tape.fill(t, x, output)
         if t + 1 == len(tape.raw):
-            memory = tape.memory
-            del tape.memory
-            return seen, reads, memory, tape.ws[-1].clone()
-        return seen, reads, tape.raw.new_empty(1)
+            return seen, *tape.finish()
+        return seen, tape.raw.new_empty(1)
 
     @staticmethod
     @once_differentiable
-    def backward(
-        ctx: Any, dseen: Tensor | None, dreads: Tensor | None, *dpassing: Tensor | None
-    ) -> tuple[Any, ...]:
+    def backward(ctx: Any, dseen: Tensor | None, *dpassing: Tensor | None) -> tuple[Any, ...]:
         tape, t = ctx.tape, ctx.t
         (weight,) = ctx.saved_tensors
         if t + 1 == len(tape.raw):
-            tape.begin_back(t, *dpassing)
+            tape.begin_back(weight, t, *dpassing)
         elif dpassing[0] is None:
-            tape.begin_back(t, None, None)
-        draw = tape.back(t, dseen, dreads)
+            tape.begin_back(weight, t)
+        doutput = tape.back(t, dseen)
         dx = dseen[:, : tape.sizes[3]] if ctx.needs_input_grad[2] and dseen is not None else None
-        doutput = torch.mm(draw, weight)
         if t > 0:
             return None, None, dx, doutput, tape.nothing
         gradients = tape.first_gradients()
@@ -426,7 +430,7 @@ def _lstm_loop(
     sizes = B, T, L, I, H, *memory.shape[1:]
     memories = _kept_memories(T, keep)
     kept = inputs.new_empty(_kept_by_lstm(sizes, w.shape[1], reads.shape[1], len(bias), memories))
-    perform(
+    Job(
         _kernels("lstm", kept).forward,
         sizes,
         layout,
@@ -435,7 +439,7 @@ def _lstm_loop(
          by_below, deeper, biases, emit, bias, output, seen, end, *ends),
         (memory, w, reads, hidden, cell),
         kept=memories,
-    )  # fmt: skip
+    ).run()  # fmt: skip
     w_end, reads_end, hidden_end, cell_end = ends
     memory_end = end.transpose(1, 2)
     return output, seen, memory_end, w_end, reads_end, hidden_end, cell_end, kept
@@ -526,7 +530,7 @@ def _lstm_loop_backward(
     B, T, L, _, H, _, _ = sizes
     dgates, draw = kept.new_empty(L, T, B, 4 * H), kept.new_empty(T, B, len(emit))
     dstart = kept.new_empty(B * (2 * L * H + _heads_state(sizes, layout)))
-    perform(
+    Job(
         _kernels("lstm", kept).backward,
         sizes,
         layout,
@@ -534,7 +538,7 @@ def _lstm_loop_backward(
         (kept, by_seen, by_hidden, by_below, deeper, emit, dgates, draw, dstart),
         (doutput, dseen, dmemory, dw, dreads, dhidden, dcell),
         kept=_kept_memories(T, True),
-    )
+    ).run()
     return dgates, draw, dstart
 
 
@@ -574,7 +578,7 @@ def _feedforward_loop(
     kept = sums.new_empty(
         _kept_by_feedforward(sizes, w.shape[1], reads.shape[1], len(bias), memories)
     )
-    perform(
+    Job(
         _kernels("feedforward", sums).forward,
         sizes,
         layout,
@@ -583,7 +587,7 @@ def _feedforward_loop(
         (memory, w, reads),
         activation=activation,
         kept=memories,
-    )
+    ).run()
     return output, seen, end.transpose(1, 2), w_end, reads_end, kept
 
 
@@ -668,7 +672,7 @@ def _feedforward_loop_backward(
     B, T, L, _, H, _, _ = sizes
     dsums, draw = kept.new_empty(L, T, B, H), kept.new_empty(T, B, len(emit))
     dstart = kept.new_empty(B * _heads_state(sizes, layout))
-    perform(
+    Job(
         _kernels("feedforward", kept).backward,
         sizes,
         layout,
@@ -677,7 +681,7 @@ def _feedforward_loop_backward(
         (doutput, dseen, dmemory, dw, dreads),
         activation=activation,
         kept=_kept_memories(T, True),
-    )
+    ).run()
     return dsums, draw, dstart
 
 
@@ -700,14 +704,14 @@ def _memory_step(
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, N, M = memory.shape
     after, w, reads = _after_step(raw, memory, previous, layout)
-    perform(
+    Job(
         _kernels("step", raw).forward,
         (B, 0, 0, 0, 0, N, M),
         layout,
         norm_floor,
         (raw, after, w, reads),
         (memory, previous),
-    )
+    ).run()
     return after.transpose(1, 2), w, reads
 
 
@@ -750,14 +754,14 @@ def _memory_step_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, N, M = memory.shape
     draw, dmemory, dprevious = _before_step(raw, memory, previous)
-    perform(
+    Job(
         _kernels("step", raw).backward,
         (B, 0, 0, 0, 0, N, M),
         layout,
         norm_floor,
         (raw, dmemory, dprevious, draw),
         (memory, previous, after, w, dafter, dw, dreads),
-    )
+    ).run()
     return draw, dmemory.transpose(1, 2), dprevious
 
 

@@ -438,16 +438,13 @@ class NTM(nn.Module):
         tape = _fused().Tape(inputs, emit, *start, self.layout[1:], NORM_FLOOR)
         xs = inputs.unbind()
         seen = torch.cat([xs[0], state.reads.flatten(1)], dim=-1)
-        hidden, reads, own = [], [], state.controller
-        passing: Any = *emit, *start
+        own, passing = state.controller, (*emit, *start)
         for t, x in enumerate((*xs[1:], xs[-1])):
             output, own = self.controller(seen, own)
-            seen, read_, passing = tape.step(t, x, output, passing)
-            hidden.append(output)
-            reads.append(read_)
-        memory, weightings = passing
-        end = NTMState(memory.transpose(1, 2), weightings, read_.view(state.reads.shape), own)
-        return torch.stack(hidden), torch.stack(reads), end
+            seen, passing = tape.step(t, x, output, passing)
+        hidden, reads, memory, weightings = passing
+        last = reads[-1].view(state.reads.shape)
+        return hidden, reads, NTMState(memory.transpose(1, 2), weightings, last, own)
 
     def _whole_lstm_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
         cells: Any = cast(LSTMController, self.controller).layers
