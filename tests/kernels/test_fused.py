@@ -247,6 +247,34 @@ def test_a_graph_gone_through_in_parts_and_again_gives_the_same_gradients(contro
                 assert error(value, truth) <= 1e-10
 
 
+@pytest.mark.parametrize("segment", [None, 3], ids=["whole", "segments"])
+@ONE_OF_A_KIND
+def test_emissions_and_the_gradients_of_what_is_made_of_them(controller, segment):
+    net = machine((7, 3, 2, 1, 1, 8, 3), controller).double()
+    net.segment = segment
+    found = {}
+    for engine in ("reference", "fused"):
+        net.engine = engine
+        inputs = random_inputs((7, 3, 2, 1, 1, 8, 3)).requires_grad_()
+        logits, raw = net.with_emissions(inputs)
+        weighted = raw * torch.linspace(-1, 2, raw.numel(), dtype=raw.dtype).view(raw.shape)
+        leaves = [inputs, *net.parameters()]
+        totals = [weighted.sum(), weighted[2:4].sum(), weighted.sum() + logits.square().sum()]
+        found[engine] = [
+            raw,
+            *(
+                part
+                for total in totals
+                for part in torch.autograd.grad(
+                    total, leaves, retain_graph=True, allow_unused=True, materialize_grads=True
+                )
+            ),
+        ]
+    assert any(part.any() for part in found["reference"])
+    for truth, value in zip(found["reference"], found["fused"], strict=True):
+        assert error(value, truth) <= 1e-10
+
+
 @ONE_OF_A_KIND
 def test_weights_changed_before_the_backward_pass_are_an_error(controller):
     net = machine(SMALL, controller)

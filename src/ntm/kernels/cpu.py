@@ -697,9 +697,10 @@ def _heads_backward(t, first, last, layout, least, raw, memories, ws, job, loose
     """Derivatives of `_heads_forward`; dmemory and dw become those before step t.
 
     Those of the reads come from outside (the loose tensor) and from the controller; the latter,
-    dreads, become zero: the controller adds to them.
+    dreads, become zero: the controller adds to them. Those of the emissions come from outside as
+    well (the loose tensor behind).
     """
-    told, dheads, lines, out, dring, dbefore, dprevious, stretch, dread = scratch
+    told, dheads, lines, out, dring, dbefore, dprevious, stretch, dread, outside = scratch
     R, W, shifts, key_code, add_code, read_first = layout
     place = t % STRIDE
     if place == STRIDE - 1 or t == raw.shape[0] - 1:
@@ -714,6 +715,8 @@ def _heads_backward(t, first, last, layout, least, raw, memories, ws, job, loose
                    stretch[b - first, place], stretch[b - first, place + 1], ws[t, b],
                    ws[t + 1, b], heads, dheads, lines, out, dring, dread, dmemory[b],
                    dw[b], dbefore, dprevious, draw[t, b])  # fmt: skip
+        jobs.fetch(job, loose + 4, t, b, outside)
+        _add(outside, draw[t, b])
         _copy_rows(dbefore, dmemory[b])
         _copy_rows(dprevious, dw[b])
 
@@ -738,24 +741,24 @@ def _scratch_back(at, R, W, M, N, shifts, rows, like):
     dprevious, at = jobs.piece(jobs.line(at), (R + W, N), like)
     stretch, at = jobs.piece(jobs.line(at), (rows, STRIDE + 1, M, N), like)
     dread, at = jobs.piece(jobs.line(at), (R * M,), like)
+    P = (R + W) * (M + shifts + 3) + 2 * W * M
+    outside, at = jobs.piece(jobs.line(at), (P,), like)
     dheads = _told(told, rows * STRIDE)
-    return (told, dheads, lines, out, dring, dbefore, dprevious, stretch, dread), at
+    return (told, dheads, lines, out, dring, dbefore, dprevious, stretch, dread, outside), at
 
 
 @inlined
 def _kept_lstm(job, place, like):
     """What is kept of a run: see `lstm_forward`."""
     B, T, L, _, H, N, M = jobs.sizes(job)
-    R, W, shifts, _, _, _ = jobs.layout(job)
-    K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
+    R, W, _, _, _, _ = jobs.layout(job)
     gates, at = jobs.piece(job[place], (L, T, B, 4 * H), like)
     hidden, at = jobs.piece(at, (L, T + 1, B, H), like)
     reads, at = jobs.piece(at, (1, T + 1, B, R * M), like)
     cells, at = jobs.piece(at, (L, T + 1, B, H), like)
-    raw, at = jobs.piece(at, (1, T, B, P), like)
-    ws, at = jobs.piece(at, (T + 1, B, K, N), like)
+    ws, at = jobs.piece(at, (T + 1, B, R + W, N), like)
     memories, at = jobs.piece(at, (job[KEPT], B, M, N), like)
-    return gates, hidden, reads[0], cells, raw[0], ws, memories
+    return gates, hidden, reads[0], cells, ws, memories
 
 
 def lstm_forward(real):
@@ -769,14 +772,14 @@ def lstm_forward(real):
             hidden: Of every layer, (L, T + 1, B, H).
             reads: (T + 1, B, R·M).
             cells: Likewise, as hidden.
-            raw: Emissions, (T, B, P).
             ws: Weightings, (T + 1, B, K, N).
             memories: Before every STRIDE-th step, (·, B, M, N), if any is to be kept.
         inputs: Their part of the first layer's gates with its bias, (T, B, 4H).
         by_seen, by_hidden, bias_hidden: Of the first layer, (4H, I + R·M), (4H, H) and (4H,).
         by_below, deeper, biases: Of the other layers, (L − 1, 4H, H) twice, and (L − 1, 4H).
         emit, bias: Of the emissions, (P, H) and (P,).
-        outputs, seen: Filled, what the last layer came to and what was read, (T, B, …).
+        outputs, seen, raw: Filled, what the last layer came to, what was read, and the emissions,
+            (T, B, …).
         memory, w_end, reads_end, hidden_end, cell_end: Filled with the state after the last step,
             (B, M, N), (B, K, N), (B, R·M) and twice (L, B, H).
 
@@ -791,7 +794,7 @@ def lstm_forward(real):
         layout = jobs.layout(job)
         R, W, shifts, _, _, _ = layout
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
-        gates, hidden, reads, cells, raw, ws, memories = _kept_lstm(job, DENSE, zero)
+        gates, hidden, reads, cells, ws, memories = _kept_lstm(job, DENSE, zero)
         inputs = jobs.tensor(job[DENSE + 1], (T, B, 4 * H), zero)
         by_seen = jobs.tensor(job[DENSE + 2], (4 * H, I + R * M), zero)
         by_hidden = jobs.tensor(job[DENSE + 3], (4 * H, H), zero)
@@ -803,12 +806,13 @@ def lstm_forward(real):
         bias = jobs.tensor(job[DENSE + 9], (P,), zero)
         outputs = jobs.tensor(job[DENSE + 10], (T, B, H), zero)
         seen = jobs.tensor(job[DENSE + 11], (T, B, R * M), zero)
-        memory = jobs.tensor(job[DENSE + 12], (B, M, N), zero)
-        w_end = jobs.tensor(job[DENSE + 13], (B, K, N), zero)
-        reads_end = jobs.tensor(job[DENSE + 14], (B, R * M), zero)
-        hidden_end = jobs.tensor(job[DENSE + 15], (L, B, H), zero)
-        cell_end = jobs.tensor(job[DENSE + 16], (L, B, H), zero)
-        loose = DENSE + 17
+        raw = jobs.tensor(job[DENSE + 12], (T, B, P), zero)
+        memory = jobs.tensor(job[DENSE + 13], (B, M, N), zero)
+        w_end = jobs.tensor(job[DENSE + 14], (B, K, N), zero)
+        reads_end = jobs.tensor(job[DENSE + 15], (B, R * M), zero)
+        hidden_end = jobs.tensor(job[DENSE + 16], (L, B, H), zero)
+        cell_end = jobs.tensor(job[DENSE + 17], (L, B, H), zero)
+        loose = DENSE + 18
         least = jobs.least(job, gates)
         parts, at = _scratch_forward(jobs.scratch(job), R, W, M, N, shifts, gates)
         heads, lines, spare = parts
@@ -869,15 +873,15 @@ def lstm_backward(real):
     """Derivatives of `lstm_forward`.
 
     Dense:
-        kept: As it left it.
+        kept, raw: As it left them.
         by_seen, by_hidden, by_below, deeper, emit: As there.
         dgates, draw: Filled, (L, T, B, 4H) and (T, B, P).
         dstart: Filled with those of the state before the first step, one after the other: of
             memory (B, M, N), weightings (B, K, N), reads (B, R·M), hidden and cell (L, B, H).
 
     Loose:
-        Of outputs and reads, (T, B, …); of memory, weightings, reads, hidden and cell after the
-        last step.
+        Of outputs, reads and emissions, (T, B, …); of memory, weightings, reads, hidden and cell
+        after the last step.
 
     """
 
@@ -887,18 +891,19 @@ def lstm_backward(real):
         layout = jobs.layout(job)
         R, W, shifts, _, _, _ = layout
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
-        gates, _, _, cells, raw, ws, memories = _kept_lstm(job, DENSE, zero)
-        by_seen = jobs.tensor(job[DENSE + 1], (4 * H, I + R * M), zero)
-        by_hidden = jobs.tensor(job[DENSE + 2], (4 * H, H), zero)
-        by_below = jobs.tensor(job[DENSE + 3], (L - 1, 4 * H, H), zero)
-        deeper = jobs.tensor(job[DENSE + 4], (L - 1, 4 * H, H), zero)
-        emit = jobs.tensor(job[DENSE + 5], (P, H), zero)
-        dgates = jobs.tensor(job[DENSE + 6], (L, T, B, 4 * H), zero)
-        draw = jobs.tensor(job[DENSE + 7], (T, B, P), zero)
-        dmemory, dw, dreads, at = _heads_at_start(job, DENSE + 8, K, R, zero)
+        gates, _, _, cells, ws, memories = _kept_lstm(job, DENSE, zero)
+        raw = jobs.tensor(job[DENSE + 1], (T, B, P), zero)
+        by_seen = jobs.tensor(job[DENSE + 2], (4 * H, I + R * M), zero)
+        by_hidden = jobs.tensor(job[DENSE + 3], (4 * H, H), zero)
+        by_below = jobs.tensor(job[DENSE + 4], (L - 1, 4 * H, H), zero)
+        deeper = jobs.tensor(job[DENSE + 5], (L - 1, 4 * H, H), zero)
+        emit = jobs.tensor(job[DENSE + 6], (P, H), zero)
+        dgates = jobs.tensor(job[DENSE + 7], (L, T, B, 4 * H), zero)
+        draw = jobs.tensor(job[DENSE + 8], (T, B, P), zero)
+        dmemory, dw, dreads, at = _heads_at_start(job, DENSE + 9, K, R, zero)
         dhidden, at = jobs.piece(at, (L, B, H), zero)
         dcell, at = jobs.piece(at, (L, B, H), zero)
-        loose = DENSE + 9
+        loose = DENSE + 10
         least = jobs.least(job, gates)
         scratch, at = _scratch_back(jobs.scratch(job), R, W, M, N, shifts, job[BLOCK], gates)
         line, at = jobs.piece(jobs.line(at), (H,), gates)
@@ -909,10 +914,10 @@ def lstm_backward(real):
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
-                _load_heads(job, loose + 8, b, R, dreads[b], dw[b], dmemory[b])
+                _load_heads(job, loose + 12, b, R, dreads[b], dw[b], dmemory[b])
                 for layer in range(L):
-                    jobs.fetch(job, loose + 20, layer, b, dhidden[layer, b])
-                    jobs.fetch(job, loose + 24, layer, b, dcell[layer, b])
+                    jobs.fetch(job, loose + 24, layer, b, dhidden[layer, b])
+                    jobs.fetch(job, loose + 28, layer, b, dcell[layer, b])
             for t in range(T - 1, -1, -1):
                 _heads_backward(t, first, last, layout, least, raw, memories, ws, job, loose + 4,
                                 dreads, dmemory, dw, draw, scratch)  # fmt: skip
@@ -941,14 +946,12 @@ def lstm_backward(real):
 def _kept_feedforward(job, place, like):
     """What is kept of a run: see `feedforward_forward`."""
     B, T, L, _, H, N, M = jobs.sizes(job)
-    R, W, shifts, _, _, _ = jobs.layout(job)
-    K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
+    R, W, _, _, _, _ = jobs.layout(job)
     values, at = jobs.piece(job[place], (L, T, B, H), like)
     reads, at = jobs.piece(at, (1, T + 1, B, R * M), like)
-    raw, at = jobs.piece(at, (1, T, B, P), like)
-    ws, at = jobs.piece(at, (T + 1, B, K, N), like)
+    ws, at = jobs.piece(at, (T + 1, B, R + W, N), like)
     memories, at = jobs.piece(at, (job[KEPT], B, M, N), like)
-    return values, reads[0], raw[0], ws, memories
+    return values, reads[0], ws, memories
 
 
 def feedforward_forward(real):
@@ -972,7 +975,7 @@ def feedforward_forward(real):
         code = job[ACTIVATION]
         R, W, shifts, _, _, _ = layout
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
-        values, reads, raw, ws, memories = _kept_feedforward(job, DENSE, zero)
+        values, reads, ws, memories = _kept_feedforward(job, DENSE, zero)
         inputs = jobs.tensor(job[DENSE + 1], (T, B, H), zero)
         by_seen = jobs.tensor(job[DENSE + 2], (H, I + R * M), zero)
         deeper = jobs.tensor(job[DENSE + 3], (L - 1, H, H), zero)
@@ -981,10 +984,11 @@ def feedforward_forward(real):
         bias = jobs.tensor(job[DENSE + 6], (P,), zero)
         outputs = jobs.tensor(job[DENSE + 7], (T, B, H), zero)
         seen = jobs.tensor(job[DENSE + 8], (T, B, R * M), zero)
-        memory = jobs.tensor(job[DENSE + 9], (B, M, N), zero)
-        w_end = jobs.tensor(job[DENSE + 10], (B, K, N), zero)
-        reads_end = jobs.tensor(job[DENSE + 11], (B, R * M), zero)
-        loose = DENSE + 12
+        raw = jobs.tensor(job[DENSE + 9], (T, B, P), zero)
+        memory = jobs.tensor(job[DENSE + 10], (B, M, N), zero)
+        w_end = jobs.tensor(job[DENSE + 11], (B, K, N), zero)
+        reads_end = jobs.tensor(job[DENSE + 12], (B, R * M), zero)
+        loose = DENSE + 13
         least = jobs.least(job, values)
         parts, at = _scratch_forward(jobs.scratch(job), R, W, M, N, shifts, values)
         heads, lines, spare = parts
@@ -1034,7 +1038,8 @@ def feedforward_backward(real):
         draw, dstart: Likewise, without hidden and cell.
 
     Loose:
-        Of outputs and reads, (T, B, …); of memory, weightings and reads after the last step.
+        Of outputs, reads and emissions, (T, B, …); of memory, weightings and reads after the last
+        step.
 
     """
 
@@ -1045,14 +1050,15 @@ def feedforward_backward(real):
         code = job[ACTIVATION]
         R, W, shifts, _, _, _ = layout
         K, P = R + W, (R + W) * (M + shifts + 3) + 2 * W * M
-        values, _, raw, ws, memories = _kept_feedforward(job, DENSE, zero)
-        by_seen = jobs.tensor(job[DENSE + 1], (H, I + R * M), zero)
-        deeper = jobs.tensor(job[DENSE + 2], (L - 1, H, H), zero)
-        emit = jobs.tensor(job[DENSE + 3], (P, H), zero)
-        dsums = jobs.tensor(job[DENSE + 4], (L, T, B, H), zero)
-        draw = jobs.tensor(job[DENSE + 5], (T, B, P), zero)
-        dmemory, dw, dreads, _ = _heads_at_start(job, DENSE + 6, K, R, zero)
-        loose = DENSE + 7
+        values, _, ws, memories = _kept_feedforward(job, DENSE, zero)
+        raw = jobs.tensor(job[DENSE + 1], (T, B, P), zero)
+        by_seen = jobs.tensor(job[DENSE + 2], (H, I + R * M), zero)
+        deeper = jobs.tensor(job[DENSE + 3], (L - 1, H, H), zero)
+        emit = jobs.tensor(job[DENSE + 4], (P, H), zero)
+        dsums = jobs.tensor(job[DENSE + 5], (L, T, B, H), zero)
+        draw = jobs.tensor(job[DENSE + 6], (T, B, P), zero)
+        dmemory, dw, dreads, _ = _heads_at_start(job, DENSE + 7, K, R, zero)
+        loose = DENSE + 8
         least = jobs.least(job, values)
         scratch, at = _scratch_back(jobs.scratch(job), R, W, M, N, shifts, job[BLOCK], values)
         dvalue, at = jobs.piece(jobs.line(at), (job[BLOCK], H), values)
@@ -1063,7 +1069,7 @@ def feedforward_backward(real):
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
-                _load_heads(job, loose + 8, b, R, dreads[b], dw[b], dmemory[b])
+                _load_heads(job, loose + 12, b, R, dreads[b], dw[b], dmemory[b])
             for t in range(T - 1, -1, -1):
                 _heads_backward(t, first, last, layout, least, raw, memories, ws, job, loose + 4,
                                 dreads, dmemory, dw, draw, scratch)  # fmt: skip
@@ -1178,8 +1184,9 @@ def heads_forward(real):
     """What the heads do in one of T steps, for a controller that runs elsewhere.
 
     Dense:
-        raw, ws, memories: As kept by `lstm_forward`. Weightings before the step are there;
-            emissions, weightings after it and, at every STRIDE-th step, the memory are filled.
+        raw, ws, memories: As filled and kept by `lstm_forward`. Weightings before the step are
+            there; emissions, weightings after it and, at every STRIDE-th step, the memory are
+            filled.
         emit, bias: Of the emissions, (P, H) and (P,).
         hidden, reads: Filled for the step, (T, B, H) and, as by `lstm_forward`, (T + 1, B, R·M).
         memory: Before the step, becomes that after it, (B, M, N).
@@ -1242,8 +1249,8 @@ def heads_backward(real):
         doutput: Of the controller's output; filled, (B, H).
 
     Loose:
-        Derivatives of all reads (T, B, R·M), of all outputs of the controller (T, B, H), and of the
-        latter part of seen (1, B, R·M).
+        Derivatives of all reads (T, B, R·M), of all emissions (T, B, P), of all outputs of the
+        controller (T, B, H), and of the latter part of seen (1, B, R·M).
 
     """
 
@@ -1270,15 +1277,15 @@ def heads_backward(real):
         scratch, at = _scratch_back(jobs.scratch(job), R, W, M, N, shifts, 0, raw)
         if jobs.asked(job, at):
             return
-        _, dheads, lines, out, dring, dbefore, dprevious, _, dread = scratch
+        _, dheads, lines, out, dring, dbefore, dprevious, _, dread, outside = scratch
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
-                jobs.fetch(job, loose + 8, 0, b, dreads[b])
-                jobs.fetch(job, loose + 4, t, b, doutput[b])
+                jobs.fetch(job, loose + 12, 0, b, dreads[b])
+                jobs.fetch(job, loose + 8, t, b, doutput[b])
             part = _told(told, slice(first * STRIDE, last * STRIDE))
             scratch = (part, dheads, lines, out, dring, dbefore, dprevious,
-                       stretch[first:last], dread)  # fmt: skip
+                       stretch[first:last], dread, outside)  # fmt: skip
             _heads_backward(t, first, last, layout, least, raw, memories, ws, job, loose, dreads,
                             dmemory, dw, draw, scratch)  # fmt: skip
             _multiply(draw[t, first:last], emit, doutput[first:last])

@@ -35,7 +35,7 @@ def lstm_loop(
     state: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
     layout: Layout,
     norm_floor: float,
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
     """Run the machine with an LSTM as its controller.
 
     Args:
@@ -49,11 +49,12 @@ def lstm_loop(
         norm_floor: Least length of a vector in cosine similarity.
 
     Returns:
-        Outputs of the last layer (T, B, H), reads (T, B, R·M), and the state after the last step.
+        Outputs of the last layer (T, B, H), reads (T, B, R·M), emissions (T, B, P), and the state
+        after the last step.
 
     """
     first, *deeper = weights
-    output, read, *after = _call(
+    output, read, raw, *after = _call(
         "lstm_loop",
         inputs,
         *first,
@@ -63,8 +64,8 @@ def lstm_loop(
         _codes(layout),
         norm_floor,
         torch.is_grad_enabled(),
-    )[:7]
-    return output, read, tuple(after)
+    )[:8]
+    return output, read, raw, tuple(after)
 
 
 def _stacked(
@@ -85,7 +86,7 @@ def feedforward_loop(
     state: tuple[Tensor, Tensor, Tensor],
     layout: Layout,
     norm_floor: float,
-) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
     """Run the machine with a feedforward network as its controller.
 
     Args:
@@ -98,11 +99,12 @@ def feedforward_loop(
         norm_floor: Least length of a vector in cosine similarity.
 
     Returns:
-        Outputs of the last layer (T, B, H), reads (T, B, R·M), and the state after the last step.
+        Outputs of the last layer (T, B, H), reads (T, B, R·M), emissions (T, B, P), and the state
+        after the last step.
 
     """
     (weight, bias), *deeper = weights
-    output, read, *after = _call(
+    output, read, raw, *after = _call(
         "feedforward_loop",
         F.linear(inputs, weight[:, : inputs.shape[-1]], bias),
         weight,
@@ -114,8 +116,8 @@ def feedforward_loop(
         _codes(layout),
         norm_floor,
         torch.is_grad_enabled(),
-    )[:5]
-    return output, read, tuple(after)
+    )[:6]
+    return output, read, raw, tuple(after)
 
 
 def memory_step(
@@ -142,9 +144,9 @@ class Tape:
 
     `step` is called with the controller's output, time step after time step. The steps share what
     is kept for the backward pass, which runs through them from the last to the first, so that torch
-    sees of each step only what the controller needs; what was read and what the controller came to
-    leave with the last step, and the emissions' weights get their gradient at the end, as one
-    product.
+    sees of each step only what the controller needs; what was read, emitted and came out of the
+    controller leaves with the last step, and the emissions' weights get their gradient at the end,
+    as one product.
 
     From step to step goes a number without meaning, for torch to know their order. The first step
     takes emit, memory and weightings instead: the tape does not hold on to what passes, which knows
@@ -214,7 +216,8 @@ class Tape:
 
         Returns:
             What the controller sees next, (B, I + R·M), and what passes to the next step: after the
-            last, outputs (T, B, H), reads (T, B, R·M), memory (B, M, N) and weightings.
+            last, outputs (T, B, H), reads (T, B, R·M), emissions (T, B, P), memory (B, M, N) and
+            weightings.
 
         """
         seen, *passing = _TapeStep.apply(self, t, x, output, *passing)
@@ -228,10 +231,11 @@ class Tape:
         return seen
 
     def finish(self) -> tuple[Tensor, ...]:
-        """Outputs, reads, memory and weightings after the last step."""
+        """Outputs, reads, emissions, memory and weightings after the last step."""
         memory = self.memory
         del self.memory, self.forward  # the tape keeps what the backward pass needs
-        return self.hidden.clone(), self.reads[1:].clone(), memory, self.ws[-1].clone()
+        of_all_steps = self.hidden, self.reads[1:], self.raw
+        return *(part.clone() for part in of_all_steps), memory, self.ws[-1].clone()
 
     def begin_back(
         self,
@@ -239,6 +243,7 @@ class Tape:
         t: int,
         doutputs: Tensor | None = None,
         dreads: Tensor | None = None,
+        dgiven: Tensor | None = None,
         dmemory: Tensor | None = None,
         dw: Tensor | None = None,
     ) -> None:
@@ -257,7 +262,7 @@ class Tape:
                  self.dmemory, self.dw, self.raw.new_empty(B, self.width), self.draw,
                  None)  # fmt: skip
         backward = _kernels("any", self.raw).backward
-        self.backward = self._job(backward, t + 1, dense, (dreads, doutputs, None))
+        self.backward = self._job(backward, t + 1, dense, (dreads, dgiven, doutputs, None))
 
     def back(self, t: int, dseen: Tensor | None) -> Tensor:
         """Derivatives of the controller's output in step t, (B, H)."""
@@ -423,33 +428,33 @@ def _lstm_loop(
     layout: list[int],
     norm_floor: float,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     T, B, I = inputs.shape
     L, _, H = hidden.shape
-    output, seen, end, *ends = _outputs(T, (memory, w, reads), hidden, cell)
+    output, seen, raw, end, *ends = _outputs(T, len(bias), (memory, w, reads), hidden, cell)
     sizes = B, T, L, I, H, *memory.shape[1:]
     memories = _kept_memories(T, keep)
-    kept = inputs.new_empty(_kept_by_lstm(sizes, w.shape[1], reads.shape[1], len(bias), memories))
+    kept = inputs.new_empty(_kept_by_lstm(sizes, w.shape[1], reads.shape[1], memories))
     Job(
         _kernels("lstm", kept).forward,
         sizes,
         layout,
         norm_floor,
         (kept, F.linear(inputs, by_seen[:, :I], bias_seen), by_seen, by_hidden, bias_hidden,
-         by_below, deeper, biases, emit, bias, output, seen, end, *ends),
+         by_below, deeper, biases, emit, bias, output, seen, raw, end, *ends),
         (memory, w, reads, hidden, cell),
         kept=memories,
     ).run()  # fmt: skip
     w_end, reads_end, hidden_end, cell_end = ends
     memory_end = end.transpose(1, 2)
-    return output, seen, memory_end, w_end, reads_end, hidden_end, cell_end, kept
+    return output, seen, raw, memory_end, w_end, reads_end, hidden_end, cell_end, kept
 
 
-def _kept_by_lstm(sizes: Sequence[int], K: int, R: int, P: int, memories: int) -> int:
-    """Numbers kept of a run: gates, hidden, reads, cells, emissions, weightings, memories."""
+def _kept_by_lstm(sizes: Sequence[int], K: int, R: int, memories: int) -> int:
+    """Numbers kept of a run: gates, hidden, reads, cells, weightings, memories."""
     B, T, L, _, H, N, M = sizes
     passing = (T + 1) * (2 * L * H + R * M + K * N)
-    return B * (T * (4 * L * H + P) + passing + memories * N * M)
+    return B * (T * 4 * L * H + passing + memories * N * M)
 
 
 @torch.library.register_fake("ntm::lstm_loop")
@@ -459,24 +464,24 @@ def _(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     T, B, I = inputs.shape
     L, _, H = hidden.shape
-    output, seen, end, *ends = _outputs(T, (memory, w, reads), hidden, cell)
+    output, seen, raw, end, *ends = _outputs(T, len(bias), (memory, w, reads), hidden, cell)
     sizes = B, T, L, I, H, *memory.shape[1:]
-    numbers = _kept_by_lstm(sizes, w.shape[1], reads.shape[1], len(bias), _kept_memories(T, keep))
-    return output, seen, end.transpose(1, 2), *ends, inputs.new_empty(numbers)
+    numbers = _kept_by_lstm(sizes, w.shape[1], reads.shape[1], _kept_memories(T, keep))
+    return output, seen, raw, end.transpose(1, 2), *ends, inputs.new_empty(numbers)
 
 
 def _save_lstm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     seen, by_seen, by_hidden, _, _, by_below, deeper, _, emit, _, memory, *_ = inputs
     *_, ctx.layout, ctx.floor, _ = inputs
-    L, B, H = output[5].shape
+    L, B, H = output[6].shape
     ctx.sizes = [B, len(seen), L, seen.shape[2], H, *memory.shape[1:]]
-    ctx.save_for_backward(seen, by_seen, by_hidden, by_below, deeper, emit, output[7])
+    ctx.save_for_backward(seen, by_seen, by_hidden, by_below, deeper, emit, output[2], output[8])
 
 
 def _lstm_backward(ctx: Any, *derivatives: Tensor | None) -> tuple[Any, ...]:
-    inputs, by_seen, *weights, kept = ctx.saved_tensors
+    inputs, by_seen, *weights, raw, kept = ctx.saved_tensors
     dgates, draw, dstart = _call(
-        "lstm_loop_backward", *derivatives, by_seen, *weights, kept, ctx.sizes, ctx.layout,
+        "lstm_loop_backward", *derivatives, by_seen, *weights, raw, kept, ctx.sizes, ctx.layout,
         ctx.floor,
     )  # fmt: skip
     B, T, L, I, H, _, M = ctx.sizes
@@ -512,6 +517,7 @@ def _lstm_backward(ctx: Any, *derivatives: Tensor | None) -> tuple[Any, ...]:
 def _lstm_loop_backward(
     doutput: Tensor | None,
     dseen: Tensor | None,
+    dgiven: Tensor | None,
     dmemory: Tensor | None,
     dw: Tensor | None,
     dreads: Tensor | None,
@@ -522,6 +528,7 @@ def _lstm_loop_backward(
     by_below: Tensor | None,
     deeper: Tensor | None,
     emit: Tensor,
+    raw: Tensor,
     kept: Tensor,
     sizes: list[int],
     layout: list[int],
@@ -535,8 +542,8 @@ def _lstm_loop_backward(
         sizes,
         layout,
         norm_floor,
-        (kept, by_seen, by_hidden, by_below, deeper, emit, dgates, draw, dstart),
-        (doutput, dseen, dmemory, dw, dreads, dhidden, dcell),
+        (kept, raw, by_seen, by_hidden, by_below, deeper, emit, dgates, draw, dstart),
+        (doutput, dseen, dgiven, dmemory, dw, dreads, dhidden, dcell),
         kept=_kept_memories(T, True),
     ).run()
     return dgates, draw, dstart
@@ -544,15 +551,15 @@ def _lstm_loop_backward(
 
 @torch.library.register_fake("ntm::lstm_loop_backward")
 def _(  # type: ignore[no-untyped-def]
-    doutput, dseen, dmemory, dw, dreads, dhidden, dcell, by_seen, by_hidden, by_below, deeper,
-    emit, kept, sizes, layout, floor,
+    doutput, dseen, dgiven, dmemory, dw, dreads, dhidden, dcell, by_seen, by_hidden, by_below,
+    deeper, emit, raw, kept, sizes, layout, floor,
 ):  # fmt: skip
     B, T, L, _, H, _, _ = sizes
     dgates, draw = kept.new_empty(L, T, B, 4 * H), kept.new_empty(T, B, len(emit))
     return dgates, draw, kept.new_empty(B * (2 * L * H + _heads_state(sizes, layout)))
 
 
-_differentiate("lstm_loop", 7, _save_lstm, _lstm_backward)
+_differentiate("lstm_loop", 8, _save_lstm, _lstm_backward)
 
 
 @_operator("feedforward_loop")
@@ -570,25 +577,23 @@ def _feedforward_loop(
     layout: list[int],
     norm_floor: float,
     keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     T = len(sums)
-    output, seen, end, w_end, reads_end = _outputs(T, (memory, w, reads), sums)
+    output, seen, raw, end, w_end, reads_end = _outputs(T, len(bias), (memory, w, reads), sums)
     sizes = _feedforward_sizes(sums, by_seen, deeper, memory, reads)
     memories = _kept_memories(T, keep)
-    kept = sums.new_empty(
-        _kept_by_feedforward(sizes, w.shape[1], reads.shape[1], len(bias), memories)
-    )
+    kept = sums.new_empty(_kept_by_feedforward(sizes, w.shape[1], reads.shape[1], memories))
     Job(
         _kernels("feedforward", sums).forward,
         sizes,
         layout,
         norm_floor,
-        (kept, sums, by_seen, deeper, biases, emit, bias, output, seen, end, w_end, reads_end),
+        (kept, sums, by_seen, deeper, biases, emit, bias, output, seen, raw, end, w_end, reads_end),
         (memory, w, reads),
         activation=activation,
         kept=memories,
     ).run()
-    return output, seen, end.transpose(1, 2), w_end, reads_end, kept
+    return output, seen, raw, end.transpose(1, 2), w_end, reads_end, kept
 
 
 def _feedforward_sizes(
@@ -599,10 +604,10 @@ def _feedforward_sizes(
     return [B, T, L, by_seen.shape[1] - reads.shape[1] * reads.shape[2], H, *memory.shape[1:]]
 
 
-def _kept_by_feedforward(sizes: Sequence[int], K: int, R: int, P: int, memories: int) -> int:
-    """Numbers kept of a run: values, reads, emissions, weightings, memories."""
+def _kept_by_feedforward(sizes: Sequence[int], K: int, R: int, memories: int) -> int:
+    """Numbers kept of a run: values, reads, weightings, memories."""
     B, T, L, _, H, N, M = sizes
-    return B * (T * (L * H + P) + (T + 1) * (R * M + K * N) + memories * N * M)
+    return B * (T * L * H + (T + 1) * (R * M + K * N) + memories * N * M)
 
 
 @torch.library.register_fake("ntm::feedforward_loop")
@@ -610,25 +615,24 @@ def _(  # type: ignore[no-untyped-def]
     sums, by_seen, deeper, biases, activation, emit, bias, memory, w, reads, layout, floor, keep
 ):
     T = len(sums)
-    output, seen, end, *ends = _outputs(T, (memory, w, reads), sums)
-    numbers = _kept_by_feedforward(
-        _feedforward_sizes(sums, by_seen, deeper, memory, reads), w.shape[1], reads.shape[1],
-        len(bias), _kept_memories(T, keep),
-    )  # fmt: skip
-    return output, seen, end.transpose(1, 2), *ends, sums.new_empty(numbers)
+    output, seen, raw, end, *ends = _outputs(T, len(bias), (memory, w, reads), sums)
+    sizes = _feedforward_sizes(sums, by_seen, deeper, memory, reads)
+    memories = _kept_memories(T, keep)
+    numbers = _kept_by_feedforward(sizes, w.shape[1], reads.shape[1], memories)
+    return output, seen, raw, end.transpose(1, 2), *ends, sums.new_empty(numbers)
 
 
 def _save_feedforward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     sums, by_seen, deeper, _, ctx.activation, emit, _, memory, _, reads, *rest = inputs
     ctx.layout, ctx.floor, _ = rest
     ctx.sizes = _feedforward_sizes(sums, by_seen, deeper, memory, reads)
-    ctx.save_for_backward(by_seen, deeper, emit, output[5])
+    ctx.save_for_backward(by_seen, deeper, emit, output[2], output[6])
 
 
 def _feedforward_backward(ctx: Any, *derivatives: Tensor | None) -> tuple[Any, ...]:
-    by_seen, deeper, emit, kept = ctx.saved_tensors
+    by_seen, deeper, emit, raw, kept = ctx.saved_tensors
     dsums, draw, dstart = _call(
-        "feedforward_loop_backward", *derivatives, by_seen, deeper, emit, kept, ctx.activation,
+        "feedforward_loop_backward", *derivatives, by_seen, deeper, emit, raw, kept, ctx.activation,
         ctx.sizes, ctx.layout, ctx.floor,
     )  # fmt: skip
     B, T, L, I, H, _, M = ctx.sizes
@@ -657,12 +661,14 @@ def _feedforward_backward(ctx: Any, *derivatives: Tensor | None) -> tuple[Any, .
 def _feedforward_loop_backward(
     doutput: Tensor | None,
     dseen: Tensor | None,
+    dgiven: Tensor | None,
     dmemory: Tensor | None,
     dw: Tensor | None,
     dreads: Tensor | None,
     by_seen: Tensor,
     deeper: Tensor | None,
     emit: Tensor,
+    raw: Tensor,
     kept: Tensor,
     activation: int,
     sizes: list[int],
@@ -677,8 +683,8 @@ def _feedforward_loop_backward(
         sizes,
         layout,
         norm_floor,
-        (kept, by_seen, deeper, emit, dsums, draw, dstart),
-        (doutput, dseen, dmemory, dw, dreads),
+        (kept, raw, by_seen, deeper, emit, dsums, draw, dstart),
+        (doutput, dseen, dgiven, dmemory, dw, dreads),
         activation=activation,
         kept=_kept_memories(T, True),
     ).run()
@@ -687,15 +693,15 @@ def _feedforward_loop_backward(
 
 @torch.library.register_fake("ntm::feedforward_loop_backward")
 def _(  # type: ignore[no-untyped-def]
-    doutput, dseen, dmemory, dw, dreads, by_seen, deeper, emit, kept, activation, sizes, layout,
-    floor,
+    doutput, dseen, dgiven, dmemory, dw, dreads, by_seen, deeper, emit, raw, kept, activation,
+    sizes, layout, floor,
 ):  # fmt: skip
     B, T, L, _, H, _, _ = sizes
     dsums, draw = kept.new_empty(L, T, B, H), kept.new_empty(T, B, len(emit))
     return dsums, draw, kept.new_empty(B * _heads_state(sizes, layout))
 
 
-_differentiate("feedforward_loop", 5, _save_feedforward, _feedforward_backward)
+_differentiate("feedforward_loop", 6, _save_feedforward, _feedforward_backward)
 
 
 @_operator("memory_step")
@@ -782,11 +788,12 @@ def _before_step(raw: Tensor, memory: Tensor, previous: Tensor) -> tuple[Tensor,
 _differentiate("memory_step", 3, _save_step, _step_backward)
 
 
-def _outputs(T: int, heads: tuple[Tensor, Tensor, Tensor], *hidden: Tensor) -> list[Tensor]:
-    """Room for the controller's outputs and the reads of every step, and for the state after.
+def _outputs(T: int, P: int, heads: tuple[Tensor, Tensor, Tensor], *hidden: Tensor) -> list[Tensor]:
+    """Room for the controller's outputs, reads and emissions of every step, and the state after.
 
     Args:
         T: Time steps.
+        P: Emissions of a step.
         heads: memory (B, N, M), weightings and reads as before the first step; room for memory has
             its elements before its locations.
         hidden: hidden and cell likewise; or something as wide as the controller's outputs.
@@ -798,6 +805,7 @@ def _outputs(T: int, heads: tuple[Tensor, Tensor, Tensor], *hidden: Tensor) -> l
     return [
         memory.new_empty(T, B, hidden[0].shape[2]),
         memory.new_empty(T, B, reads.shape[1] * M),
+        memory.new_empty(T, B, P),
         memory.new_empty(B, M, N),
         *(part.new_empty(part.shape) for part in (w, reads, *passing)),
     ]

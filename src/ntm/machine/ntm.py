@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple, cast
@@ -71,6 +71,19 @@ class Trace(NamedTuple):
     """(T, B, W, M)."""
 
 
+class Steps(NamedTuple):
+    """What all steps of the time loop came to."""
+
+    outputs: Tensor
+    """Of the controller, (T, B, H)."""
+    reads: Tensor
+    """(T, B, R·M)."""
+    raw: Tensor
+    """Emissions, (T, B, P); P is `HeadLayout.size`."""
+    state: NTMState
+    """After the last step."""
+
+
 Step = Callable[[Tensor, HeadLayout, NTMState], tuple[Tensor, Tensor, Tensor]]
 """Maps raw emissions (B, layout.size) and a state to the new memory, weightings and reads."""
 
@@ -107,7 +120,7 @@ def reference_loop(
     inputs: Tensor,
     state: NTMState,
     step: Step = memory_step,
-) -> tuple[Tensor, Tensor, NTMState]:
+) -> Steps:
     """The definition of the machine: one plain step after the other.
 
     Every engine maps inputs and state to the same outputs, final state and gradients.
@@ -121,15 +134,19 @@ def reference_loop(
         step: What the memory does in a step; by definition `memory_step`.
 
     Returns:
-        Controller outputs (T, B, H), reads (T, B, R·M), and the state after the last step.
+        What all steps came to.
 
     """
-    hidden, reads = [], []
-    end = state
-    for output, end, _ in reference_steps(controller, emit, layout, inputs, state, step):
-        hidden.append(output)
-        reads.append(end.reads.flatten(1))
-    return torch.stack(hidden), torch.stack(reads), end
+    return _gathered(reference_steps(controller, emit, layout, inputs, state, step))
+
+
+def _gathered(steps: Iterable[tuple[Tensor, NTMState, Tensor]]) -> Steps:
+    outputs, reads, raws = [], [], []
+    for output, state, raw in steps:
+        outputs.append(output)
+        reads.append(state.reads.flatten(1))
+        raws.append(raw)
+    return Steps(torch.stack(outputs), torch.stack(reads), torch.stack(raws), state)
 
 
 def reference_steps(
@@ -335,26 +352,25 @@ class NTM(nn.Module):
 
     def forward(self, inputs: Tensor, state: NTMState | None = None) -> tuple[Tensor, NTMState]:
         """Run over whole sequences; see the class for shapes."""
-        hidden, reads, state = self._run(*self._enter(inputs, state))
-        return self._leave(self._logits(hidden, reads)), state
+        steps = self._run(*self._enter(inputs, state))
+        return self._leave(self._logits(steps.outputs, steps.reads)), steps.state
 
     def with_emissions(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of sequences that start afresh, and every step's raw emissions, (T, B, P).
 
         P is ``layout.size``; `HeadLayout` says what stands where.
         """
-        hidden, reads, _ = self._run(*self._enter(inputs, None))
-        return self._leave(self._logits(hidden, reads)), self._emit(hidden)
+        steps = self._run(*self._enter(inputs, None), emissions=True)
+        return self._leave(self._logits(steps.outputs, steps.reads)), steps.raw
 
-    def _run(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
-        """Outputs of the controller and reads of all steps, time-major, and the state after."""
+    def _run(self, inputs: Tensor, state: NTMState, emissions: bool = False) -> Steps:
         engine = self.engine_for(inputs.device, inputs.dtype)
         if self.engine == "auto" and engine != self._announced:
             self._announce(engine, inputs)
         loop = getattr(self, f"_{engine}_loop")
         if self.segment is None or not torch.is_grad_enabled():
             return loop(inputs, state)
-        return _in_segments(loop, inputs, state, self.segment)
+        return _in_segments(loop, inputs, state, self.segment, emissions)
 
     def engine_for(self, device: torch.device | str, dtype: torch.dtype) -> str:
         """The engine that runs the time loop on a device, in a precision.
@@ -385,7 +401,7 @@ class NTM(nn.Module):
         loop = self._whole_loop()
         return f"step by step: {loop}" if isinstance(loop, str) else "whole sequences at once"
 
-    def _whole_loop(self) -> Callable[..., tuple[Tensor, Tensor, NTMState]] | str:
+    def _whole_loop(self) -> Callable[..., Steps] | str:
         """What runs whole sequences in one compiled function, or why nothing does."""
         controller = self.controller
         if type(controller) is LSTMController:
@@ -404,19 +420,20 @@ class NTM(nn.Module):
             return "hooks wait for the controller or the emissions to be called"
         return loop
 
-    def _reference_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
+    def _reference_loop(self, inputs: Tensor, state: NTMState) -> Steps:
         return reference_loop(self.controller, self._emit, self.layout, inputs, state)
 
-    def _compiled_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
+    def _compiled_loop(self, inputs: Tensor, state: NTMState) -> Steps:
         step = _compiled_step(inputs.device.type)
-        hidden, reads = [], []
-        for x in inputs:
-            output, state = step(self.controller, self._emit, self.layout, x, state)
-            hidden.append(output)
-            reads.append(state.reads.flatten(1))
-        return torch.stack(hidden), torch.stack(reads), state
 
-    def _fused_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
+        def steps(state: NTMState = state) -> Iterator[tuple[Tensor, NTMState, Tensor]]:
+            for x in inputs:
+                output, state, raw = step(self.controller, self._emit, self.layout, x, state)
+                yield output, state, raw
+
+        return _gathered(steps())
+
+    def _fused_loop(self, inputs: Tensor, state: NTMState) -> Steps:
         loop = self._whole_loop()
         if not isinstance(loop, str):
             return loop(inputs, state)
@@ -432,23 +449,25 @@ class NTM(nn.Module):
         own_emit = type(self.emit).forward is not nn.Linear.forward or _hooked(self.emit)
         return not (own_emit or watched() or kept_elsewhere()) and _fused().plain(tensors)
 
-    def _taped_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
+    def _taped_loop(self, inputs: Tensor, state: NTMState) -> Steps:
         """The fused step inside the plain loop, for training."""
         emit, start = (self.emit.weight, self.emit.bias), state[:2]
         tape = _fused().Tape(inputs, emit, *start, self.layout[1:], NORM_FLOOR)
         xs = inputs.unbind()
         seen = torch.cat([xs[0], state.reads.flatten(1)], dim=-1)
-        own, passing = state.controller, (*emit, *start)
+        own = state.controller
+        passing: Any = *emit, *start
         for t, x in enumerate((*xs[1:], xs[-1])):
             output, own = self.controller(seen, own)
             seen, passing = tape.step(t, x, output, passing)
-        hidden, reads, memory, weightings = passing
+        outputs, reads, raw, memory, weightings = passing
         last = reads[-1].view(state.reads.shape)
-        return hidden, reads, NTMState(memory.transpose(1, 2), weightings, last, own)
+        after = NTMState(memory.transpose(1, 2), weightings, last, own)
+        return Steps(outputs, reads, raw, after)
 
-    def _whole_lstm_loop(self, inputs: Tensor, state: NTMState) -> tuple[Tensor, Tensor, NTMState]:
+    def _whole_lstm_loop(self, inputs: Tensor, state: NTMState) -> Steps:
         cells: Any = cast(LSTMController, self.controller).layers
-        outputs, reads, after = _fused().lstm_loop(
+        outputs, reads, raw, after = _fused().lstm_loop(
             inputs,
             [(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh) for cell in cells],
             (self.emit.weight, self.emit.bias),
@@ -457,13 +476,12 @@ class NTM(nn.Module):
             NORM_FLOOR,
         )
         memory, weightings, last_reads, *passing = after
-        return outputs, reads, NTMState(memory, weightings, last_reads, tuple(passing))
+        state = NTMState(memory, weightings, last_reads, tuple(passing))
+        return Steps(outputs, reads, raw, state)
 
-    def _whole_feedforward_loop(
-        self, inputs: Tensor, state: NTMState
-    ) -> tuple[Tensor, Tensor, NTMState]:
+    def _whole_feedforward_loop(self, inputs: Tensor, state: NTMState) -> Steps:
         controller: Any = self.controller
-        outputs, reads, after = _fused().feedforward_loop(
+        outputs, reads, raw, after = _fused().feedforward_loop(
             inputs,
             [(layer.weight, layer.bias) for layer in controller.layers],
             controller.activation,
@@ -473,7 +491,7 @@ class NTM(nn.Module):
             NORM_FLOOR,
         )
         memory, weightings, last_reads = after
-        return outputs, reads, NTMState(memory, weightings, last_reads, None)
+        return Steps(outputs, reads, raw, NTMState(memory, weightings, last_reads, None))
 
     @torch.no_grad()
     def trace(self, inputs: Tensor, state: NTMState | None = None) -> Trace:
@@ -578,18 +596,23 @@ def _hooked(*modules: nn.Module) -> bool:
 
 
 def _in_segments(
-    loop: Callable[..., tuple[Tensor, Tensor, NTMState]],
-    inputs: Tensor,
-    state: NTMState,
-    segment: int,
-) -> tuple[Tensor, Tensor, NTMState]:
-    """Run a loop so that its backward pass needs the inside of one segment at a time."""
-    hidden, reads = [], []
+    loop: Callable[..., Steps], inputs: Tensor, state: NTMState, segment: int, emissions: bool
+) -> Steps:
+    """Run a loop so that its backward pass needs the inside of one segment at a time.
+
+    Emissions, most of what a step leaves, are kept if asked for.
+    """
+
+    def run(part: Tensor, state: NTMState) -> Steps:
+        steps = loop(part, state)
+        return steps if emissions else steps._replace(raw=steps.raw.new_empty(0))
+
+    parts = []
     for part in inputs.split(segment):
-        output, read_, state = checkpoint(loop, part, state, use_reentrant=False)
-        hidden.append(output)
-        reads.append(read_)
-    return torch.cat(hidden), torch.cat(reads), state
+        parts.append(checkpoint(run, part, state, use_reentrant=False))
+        state = parts[-1].state
+    outputs, reads, raws, _ = zip(*parts, strict=True)
+    return Steps(torch.cat(outputs), torch.cat(reads), torch.cat(raws), state)
 
 
 def _fused() -> Any:
@@ -604,7 +627,7 @@ def _fused_step(raw: Tensor, layout: HeadLayout, state: NTMState) -> tuple[Tenso
 
 
 @cache
-def _compiled_step(device: str) -> Callable[..., tuple[Tensor, NTMState]]:
+def _compiled_step(device: str) -> Callable[..., tuple[Tensor, NTMState, Tensor]]:
     """One step of the reference loop under `torch.compile`; on a GPU with CUDA graphs."""
 
     def step(
@@ -613,9 +636,8 @@ def _compiled_step(device: str) -> Callable[..., tuple[Tensor, NTMState]]:
         layout: HeadLayout,
         x: Tensor,
         state: NTMState,
-    ) -> tuple[Tensor, NTMState]:
-        output, state, _ = next(reference_steps(controller, emit, layout, x.unsqueeze(0), state))
-        return output, state
+    ) -> tuple[Tensor, NTMState, Tensor]:
+        return next(reference_steps(controller, emit, layout, x.unsqueeze(0), state))
 
     return torch.compile(step, mode="reduce-overhead" if device == "cuda" else None)
 
