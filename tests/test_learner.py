@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
 from ntm import LSTM, NTM, LSTMController
@@ -215,6 +216,19 @@ def test_a_sanity_check_logs_no_training():
     assert math.isfinite(made.callback_metrics["train/loss"])
 
 
+def test_the_network_is_called_before_training_is_timed():
+    shapes, before = [], []
+
+    class Clock(pl.Callback):
+        def on_train_epoch_start(self, *_: object) -> None:
+            before.extend(shapes)
+
+    net = network("ntm")
+    net.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape))
+    fit(Learner(net, SGD), data(), callbacks=[Clock()])
+    assert before == [(1, 4, BITS + 1)]
+
+
 class TestClipping:
     GRADIENT = (3.0, -4.0, 0.5)
 
@@ -286,6 +300,18 @@ class TestClipping:
         fit(learner, data(sequences=4))
         moved = nn.utils.parameters_to_vector(learner.parameters()).detach() - before
         assert moved.norm().item() == pytest.approx(1e-3, rel=1e-2)
+
+    def test_of_16_bit_gradients_under_a_fused_optimiser(self):
+        """They come scaled, and such an optimiser would scale them back by itself, too late."""
+        fused = partial(torch.optim.AdamW, fused=True)
+        averages = []
+        for scaled in (False, True):
+            learner = Learner(network("ntm"), fused, clip_norm=1.0, clip_factor=2.0)
+            scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            half = MixedPrecision("16-mixed", "cpu", scaler)
+            fit(learner, data(sequences=4), **{"plugins": half} if scaled else {})
+            averages.append(learner.average_norm.item())
+        assert averages[1] == pytest.approx(averages[0], rel=0.01)
 
     @pytest.mark.parametrize("name", ["clip_value", "clip_norm"])
     @pytest.mark.parametrize("value", [0.0, -1.0])
