@@ -286,6 +286,15 @@ def test_weights_changed_before_the_backward_pass_are_an_error(controller):
         logits.sum().backward()
 
 
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+def test_an_output_narrower_than_it_was_is_an_error(engine):
+    net = machine(SMALL, "own")
+    net.engine = engine
+    net.controller.register_forward_hook(lambda _, __, given: (given[0][:, :2], given[1]))
+    with pytest.raises(RuntimeError, match="shape|size"):
+        net(random_inputs(SMALL, torch.float32))
+
+
 def test_nothing_of_a_sequence_is_left_once_it_is_forgotten(monkeypatch):
     made = []
 

@@ -1188,10 +1188,10 @@ def heads_forward(real):
             there; emissions, weightings after it and, at every STRIDE-th step, the memory are
             filled.
         emit, bias: Of the emissions, (P, H) and (P,).
-        hidden, reads: Filled for the step, (T, B, H) and, as by `lstm_forward`, (T + 1, B, R·M).
+        hidden: What the controller came to, (T, B, H).
+        reads: As kept by `lstm_forward`; filled for the step.
         memory: Before the step, becomes that after it, (B, M, N).
         x: The next input, (B, I).
-        output: The controller's, (B, H).
         seen: What the controller sees next; filled, (B, I + R·M).
 
     """
@@ -1212,8 +1212,7 @@ def heads_forward(real):
         reads = jobs.tensor(job[DENSE + 6], (T + 1, B, R * M), zero)
         memory = jobs.tensor(job[DENSE + 7], (B, M, N), zero)
         x = jobs.tensor(job[DENSE + 8], (B, I), zero)
-        output = jobs.tensor(job[DENSE + 9], (B, H), zero)
-        seen = jobs.tensor(job[DENSE + 10], (B, I + R * M), zero)
+        seen = jobs.tensor(job[DENSE + 9], (B, I + R * M), zero)
         least = jobs.least(job, raw)
         parts, at = _scratch_forward(jobs.scratch(job), R, W, M, N, shifts, raw)
         heads, lines, spare = parts
@@ -1222,7 +1221,6 @@ def heads_forward(real):
         first, last = jobs.claim(job)
         while first < B:
             for b in range(first, last):
-                _copy(output[b], hidden[t, b])
                 _copy(bias, raw[t, b])
             _multiply_rows(hidden[t, first:last], emit, raw[t, first:last])
             _heads_forward(t, first, last, layout, least, raw, memories, ws, reads, memory, heads,

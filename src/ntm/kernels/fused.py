@@ -188,7 +188,7 @@ class Tape:
             self.reads = weight.new_empty(T + 1, B, self.width)
             self.memory = memory.transpose(1, 2).clone(memory_format=torch.contiguous_format)
             dense = (self.raw, self.ws, self.memories, weight, bias, self.hidden, self.reads,
-                     self.memory, None, None, None)  # fmt: skip
+                     self.memory, None, None)  # fmt: skip
             self.forward = self._job(_kernels("any", weight).forward, T, dense, ())
 
     def _job(
@@ -227,7 +227,8 @@ class Tape:
         """Keep what belongs to step t; what the controller sees next."""
         B, I = x.shape
         seen = self.raw.new_empty(B, I + self.width)
-        self.forward.run(t, (x, output, seen))
+        self.hidden[t] = output  # whatever it is: the compiled function could not tell
+        self.forward.run(t, (x, seen))
         return seen
 
     def finish(self) -> tuple[Tensor, ...]:
