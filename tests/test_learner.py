@@ -216,19 +216,6 @@ def test_a_sanity_check_logs_no_training():
     assert math.isfinite(made.callback_metrics["train/loss"])
 
 
-def test_the_network_is_called_before_training_is_timed():
-    shapes, before = [], []
-
-    class Clock(pl.Callback):
-        def on_train_epoch_start(self, *_: object) -> None:
-            before.extend(shapes)
-
-    net = network("ntm")
-    net.register_forward_hook(lambda _, inputs, __: shapes.append(inputs[0].shape))
-    fit(Learner(net, SGD), data(), callbacks=[Clock()])
-    assert before == [(1, 4, BITS + 1)]
-
-
 class TestClipping:
     GRADIENT = (3.0, -4.0, 0.5)
 

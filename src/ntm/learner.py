@@ -85,13 +85,6 @@ class Learner(pl.LightningModule):
         logits, _ = self.network(inputs)
         return logits
 
-    def on_fit_start(self) -> None:
-        """Call the network once before training is timed: the first call may have to compile."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        shape = 1, math.ceil(data.batch_size / self.trainer.world_size), data.task.input_size
-        with self.trainer.precision_plugin.forward_context():
-            self.network(torch.zeros(shape, device=self.device).to(self.dtype))
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a training batch."""
         if self.penalty is None or self._spent() >= self.penalty.until:

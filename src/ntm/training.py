@@ -265,12 +265,16 @@ def _engine(network: nn.Module, trainer: pl.Trainer, asked: str) -> str:
     """The engine that will train; what was asked for where the network has none."""
     if not isinstance(network, NTM):
         return asked
-    dtypes = {"32-true": torch.float32, "64-true": torch.float64}
-    dtype = dtypes.get(str(trainer.precision), torch.bfloat16)
     try:
-        return network.engine_for(trainer.strategy.root_device, dtype)
+        return network.engine_for(trainer.strategy.root_device, _precision(trainer))
     except ValueError as error:
         raise ConfigurationError(one_line(error)) from error
+
+
+def _precision(trainer: pl.Trainer) -> torch.dtype:
+    """That of the weights, or something lower than single where it is mixed."""
+    dtypes = {"32-true": torch.float32, "64-true": torch.float64}
+    return dtypes.get(str(trainer.precision), torch.bfloat16)
 
 
 def _where_it_stands(folder: RunFolder, config: DictConfig) -> tuple[Path | None, bool]:
@@ -305,7 +309,7 @@ def _learner(network: nn.Module, config: DictConfig) -> Learner:
         raise ConfigurationError(f"optimizer.{one_line(error)}") from error
     try:
         algorithm([nn.Parameter(torch.zeros(1))])
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise ConfigurationError(f"optimizer.algorithm: {one_line(error)}") from error
     return learner
 
@@ -498,6 +502,9 @@ def _follow(run: Run) -> dict[str, Any]:
 
 
 def _fit(run: Run) -> None:
+    network = run.learner.network
+    if isinstance(network, NTM):  # before training is timed
+        network.load_engine(run.trainer.strategy.root_device, _precision(run.trainer))
     run.trainer.fit(
         run.learner,
         datamodule=run.data,

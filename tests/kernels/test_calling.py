@@ -14,7 +14,7 @@ import torch
 from numba import types
 
 from ntm.kernels import calling, jobs
-from ntm.kernels.conventions import BATCH_SIZE, DENSE, LONGEST_BLOCK
+from ntm.kernels.conventions import BATCH_SIZE, DENSE, LONGEST_BLOCK, STEP
 
 LIBRARIES = pytest.mark.parametrize("openmp", [True, False], ids=["OpenMP", "own pool"])
 FUNCTION = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
@@ -37,7 +37,7 @@ def test_every_thread_gets_the_address(count, openmp, without):
     without(openmp)
     torch.set_num_threads(count)
     seen = []
-    calling.run(FUNCTION(seen.append), 4096, count)
+    calling.on_threads(FUNCTION(seen.append), 4096, count)
     assert seen == [4096] * count
 
 
@@ -54,7 +54,7 @@ def test_two_threads_run_at_once(openmp, without):
         except threading.BrokenBarrierError as error:
             missed.append(error)
 
-    calling.run(FUNCTION(work), 0, 2)
+    calling.on_threads(FUNCTION(work), 0, 2)
     assert not missed
 
 
@@ -90,7 +90,7 @@ def test_every_sequence_is_worked_on_once(count, batch_size, openmp, without, co
     team, block = calling._shared(batch_size)
     assert team == min(count, batch_size)
     job = array("q", [0, 0, block, batch_size, *[0] * (DENSE - 4 + batch_size)])
-    calling.run(counting.ctypes, job.buffer_info()[0], team)
+    calling.on_threads(counting.ctypes, job.buffer_info()[0], team)
     assert job[DENSE:].tolist() == [1] * batch_size
 
 
@@ -137,6 +137,44 @@ def test_every_thread_has_scratch_of_its_own(count, openmp, without, placing, mo
     assert given[0].numel() == count * each
     assert given[0].data_ptr() % jobs.LINE == 0
     assert places.tolist() == [given[0].data_ptr() + i * each + jobs.LINE for i in range(count)]
+
+
+@pytest.fixture(scope="module")
+def adding():
+    """A compiled function: the second dense tensor is the first plus a row of a loose one."""
+
+    @numba.cfunc(types.void(types.intp), _nrt=False)
+    def add(address):
+        job, zero = jobs.at(address), np.float64(0)
+        B = job[BATCH_SIZE]
+        row, at = jobs.piece(jobs.scratch(job), (4,), zero)
+        if jobs.asked(job, at):
+            return
+        first, last = jobs.claim(job)
+        while first < B:
+            for b in range(first, last):
+                jobs.fetch(job, DENSE + 2, 0, b, row)
+                given = jobs.tensor(job[DENSE], (B, 4), zero)
+                filled = jobs.tensor(job[DENSE + 1], (B, 4), zero)
+                for i in range(4):
+                    filled[b, i] = given[b, i] + row[i] + job[STEP]
+            first, last = jobs.claim(job)
+
+    return add
+
+
+def test_a_job_done_again_takes_what_it_is_given_then(adding):
+    torch.manual_seed(0)
+    given = torch.randn(7, 4, dtype=torch.float64)
+    places = [given, None], [None]
+    job = calling.Job(adding.ctypes, [7, *[0] * 4, 1, 1], (1,) * 6, 1.0, *places)
+    for step, more in enumerate([torch.randn(4, 7).double().t(), None, torch.randn(7, 9).double()]):
+        row = None if more is None else more[:, :4]
+        filled = torch.zeros(7, 4, dtype=torch.float64)
+        job.run(step, (filled,), (row,))
+        assert torch.equal(filled, given + (0 if row is None else row) + step)
+    with pytest.raises(TypeError, match=r"one precision, got .*float32"):
+        job.run(0, (filled.float(),))
 
 
 def test_several_precisions_are_refused():

@@ -286,13 +286,60 @@ def test_weights_changed_before_the_backward_pass_are_an_error(controller):
         logits.sum().backward()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [lambda out: out[:, :2], lambda out: out[:, :1], lambda out: out[:1], lambda out: out.double()],
+    ids=["narrower", "one wide", "one sequence", "another precision"],
+)
 @pytest.mark.parametrize("engine", ["reference", "fused"])
-def test_an_output_narrower_than_it_was_is_an_error(engine):
+def test_an_output_of_another_kind_than_it_was_is_an_error(engine, change):
     net = machine(SMALL, "own")
     net.engine = engine
-    net.controller.register_forward_hook(lambda _, __, given: (given[0][:, :2], given[1]))
-    with pytest.raises(RuntimeError, match="shape|size"):
+    net.controller.register_forward_hook(lambda _, __, given: (change(given[0]), given[1]))
+    with pytest.raises(RuntimeError, match=r"shape|size|dtype|output must be"):
         net(random_inputs(SMALL, torch.float32))
+
+
+@ONE_OF_A_KIND
+def test_emissions_without_bias_are_those_of_the_reference(controller):
+    net = machine(SMALL, controller)
+    net.emit = torch.nn.Linear(net.emit.in_features, net.emit.out_features, bias=False)
+    net.double()
+    inputs = random_inputs(SMALL)
+    for values, truths in zip(
+        outcome(net, "fused", inputs), outcome(net, "reference", inputs), strict=True
+    ):
+        assert values.keys() == truths.keys()
+        for name, truth in truths.items():
+            assert error(values[name], truth) <= 1e-10, name
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+@pytest.mark.parametrize("wider", [-1, 1], ids=["narrower", "wider"])
+@ONE_OF_A_KIND
+def test_emissions_of_another_width_are_an_error(controller, wider, engine, grad):
+    net = machine(SMALL, controller)
+    net.engine = engine
+    net.emit = torch.nn.Linear(net.emit.in_features, net.emit.out_features + wider)
+    with torch.set_grad_enabled(grad), pytest.raises(RuntimeError):
+        net(random_inputs(SMALL, torch.float32))
+
+
+def test_a_backward_pass_that_ends_before_the_first_step_leaves_nothing(monkeypatch):
+    made, tape = [], fused.Tape
+    monkeypatch.setattr(fused, "Tape", lambda *args: made.append(tape(*args)) or made[0])
+    net = machine(SMALL, "own").requires_grad_(False)
+    net.engine = "fused"
+    later = torch.zeros(()).requires_grad_()
+    calls = itertools.count()
+    net.controller.register_forward_hook(
+        lambda _, __, given: (given[0] + later if next(calls) == 2 else given[0], given[1])
+    )
+    logits, _ = net(random_inputs(SMALL, torch.float32))
+    logits.sum().backward()
+    assert later.grad != 0
+    assert not hasattr(made[0], "backward")
 
 
 def test_nothing_of_a_sequence_is_left_once_it_is_forgotten(monkeypatch):

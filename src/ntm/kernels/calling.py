@@ -107,7 +107,7 @@ class Job:
             if there is not None:
                 row[at + 2], row[at + 3] = there.stride()
         row[CLAIMED], row[WORKERS], row[STEP] = 0, 0, step
-        run(self.function, self.address, self.threads)
+        on_threads(self.function, self.address, self.threads)
 
 
 def _several(precisions: set[torch.dtype]) -> TypeError:
@@ -132,7 +132,7 @@ def _bits(value: float) -> int:
     return int(np.float64(value).view(np.int64))
 
 
-def run(function: Any, address: int, threads: int) -> None:
+def on_threads(function: Any, address: int, threads: int) -> None:
     """Call a function of C with an address, on each of so many threads at once.
 
     OpenMP may grant fewer threads: what there is to do must not depend on their number.

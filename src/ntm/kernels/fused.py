@@ -227,15 +227,19 @@ class Tape:
         """Keep what belongs to step t; what the controller sees next."""
         B, I = x.shape
         seen = self.raw.new_empty(B, I + self.width)
-        self.hidden[t] = output  # whatever it is: the compiled function could not tell
+        if output.shape != self.hidden.shape[1:] or output.dtype is not self.hidden.dtype:
+            expected = f"{tuple(self.hidden.shape[1:])} in {self.hidden.dtype}"
+            got = f"{tuple(output.shape)} in {output.dtype}"
+            raise RuntimeError(f"controller's output must be (B, H) = {expected}, got {got}")
+        self.hidden[t] = output
         self.forward.run(t, (x, seen))
         return seen
 
     def finish(self) -> tuple[Tensor, ...]:
         """Outputs, reads, emissions, memory and weightings after the last step."""
-        memory = self.memory
-        del self.memory, self.forward  # the tape keeps what the backward pass needs
         of_all_steps = self.hidden, self.reads[1:], self.raw
+        memory = self.memory
+        del self.reads, self.memory, self.forward  # the backward pass needs the rest
         return *(part.clone() for part in of_all_steps), memory, self.ws[-1].clone()
 
     def begin_back(
@@ -250,20 +254,20 @@ class Tape:
     ) -> None:
         """Begin a backward pass after step t, with derivatives of what the last step gave."""
         B, _, _, _, _, N, M = self.sizes
-        shape = B, M, N
         self.back_from = t
-        self.dmemory = self.raw.new_zeros(shape) if dmemory is None else dmemory.clone()
-        self.dw = torch.zeros_like(self.ws[0]) if dw is None else dw.clone()
-        self.dmemory, self.dw = self.dmemory.contiguous(), self.dw.contiguous()
+        dense = torch.contiguous_format
+        dmemory = self.raw.new_zeros(1).expand(B, M, N) if dmemory is None else dmemory
+        dw = self.raw.new_zeros(1).expand_as(self.ws[0]) if dw is None else dw
+        self.dmemory, self.dw = (part.clone(memory_format=dense) for part in (dmemory, dw))
         self.stretch = self.raw.new_empty(B, STRIDE + 1, M, N)
         self.told = self.raw.new_empty(B * STRIDE * self.raw.shape[2])
         self.draw = self.raw.new_empty(self.raw.shape)
         self.nothing = self.raw.new_zeros(1)
-        dense = (self.raw, self.ws, self.memories, weight, self.stretch, self.told,
-                 self.dmemory, self.dw, self.raw.new_empty(B, self.width), self.draw,
-                 None)  # fmt: skip
+        tensors = (self.raw, self.ws, self.memories, weight, self.stretch, self.told,
+                   self.dmemory, self.dw, self.raw.new_empty(B, self.width), self.draw,
+                   None)  # fmt: skip
         backward = _kernels("any", self.raw).backward
-        self.backward = self._job(backward, t + 1, dense, (dreads, dgiven, doutputs, None))
+        self.backward = self._job(backward, t + 1, tensors, (dreads, dgiven, doutputs, None))
 
     def back(self, t: int, dseen: Tensor | None) -> Tensor:
         """Derivatives of the controller's output in step t, (B, H)."""
@@ -310,9 +314,9 @@ class _TapeStep(torch.autograd.Function):
             tape.begin_back(weight, t)
         doutput = tape.back(t, dseen)
         dx = dseen[:, : tape.sizes[3]] if ctx.needs_input_grad[2] and dseen is not None else None
-        if t > 0:
+        if t > 0 and ctx.needs_input_grad[4]:
             return None, None, dx, doutput, tape.nothing
-        gradients = tape.first_gradients()
+        gradients = tape.first_gradients() if t == 0 else (None,)
         tape.end_back()
         return None, None, dx, doutput, *gradients
 
@@ -856,5 +860,10 @@ def _codes(layout: Layout) -> list[int]:
     return [R, W, 2 * S + 1, *codes, int(read_first)]
 
 
+def load(controller: str, dtype: torch.dtype) -> Kernels:
+    """What `kernels` has for a controller in a precision; loads or compiles it the first time."""
+    return kernels(controller, PRECISIONS[dtype])
+
+
 def _kernels(controller: str, like: Tensor) -> Kernels:
-    return kernels(controller, PRECISIONS[like.dtype])
+    return load(controller, like.dtype)

@@ -78,8 +78,8 @@ class Steps(NamedTuple):
     """Of the controller, (T, B, H)."""
     reads: Tensor
     """(T, B, R·M)."""
-    raw: Tensor
-    """Emissions, (T, B, P); P is `HeadLayout.size`."""
+    raw: Tensor | None
+    """Emissions, (T, B, P), P being `HeadLayout.size`; None where they were not asked for."""
     state: NTMState
     """After the last step."""
 
@@ -120,6 +120,7 @@ def reference_loop(
     inputs: Tensor,
     state: NTMState,
     step: Step = memory_step,
+    emissions: bool = False,
 ) -> Steps:
     """The definition of the machine: one plain step after the other.
 
@@ -132,21 +133,25 @@ def reference_loop(
         inputs: (T, B, I), T at least 1.
         state: Before the first step.
         step: What the memory does in a step; by definition `memory_step`.
+        emissions: Whether those are asked for.
 
     Returns:
         What all steps came to.
 
     """
-    return _gathered(reference_steps(controller, emit, layout, inputs, state, step))
+    steps = reference_steps(controller, emit, layout, inputs, state, step)
+    return _gathered(steps, emissions)
 
 
-def _gathered(steps: Iterable[tuple[Tensor, NTMState, Tensor]]) -> Steps:
+def _gathered(steps: Iterable[tuple[Tensor, NTMState, Tensor]], emissions: bool) -> Steps:
     outputs, reads, raws = [], [], []
     for output, state, raw in steps:
         outputs.append(output)
         reads.append(state.reads.flatten(1))
-        raws.append(raw)
-    return Steps(torch.stack(outputs), torch.stack(reads), torch.stack(raws), state)
+        if emissions:
+            raws.append(raw)
+    emitted = torch.stack(raws) if emissions else None
+    return Steps(torch.stack(outputs), torch.stack(reads), emitted, state)
 
 
 def reference_steps(
@@ -358,10 +363,11 @@ class NTM(nn.Module):
     def with_emissions(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Logits of sequences that start afresh, and every step's raw emissions, (T, B, P).
 
-        P is ``layout.size``; `HeadLayout` says what stands where.
+        P is ``layout.size``; `HeadLayout` says what stands where. They may belong to the backward
+        pass: do not write to them.
         """
         steps = self._run(*self._enter(inputs, None), emissions=True)
-        return self._leave(self._logits(steps.outputs, steps.reads)), steps.raw
+        return self._leave(self._logits(steps.outputs, steps.reads)), cast(Tensor, steps.raw)
 
     def _run(self, inputs: Tensor, state: NTMState, emissions: bool = False) -> Steps:
         engine = self.engine_for(inputs.device, inputs.dtype)
@@ -369,7 +375,7 @@ class NTM(nn.Module):
             self._announce(engine, inputs)
         loop = getattr(self, f"_{engine}_loop")
         if self.segment is None or not torch.is_grad_enabled():
-            return loop(inputs, state)
+            return loop(inputs, state, emissions)
         return _in_segments(loop, inputs, state, self.segment, emissions)
 
     def engine_for(self, device: torch.device | str, dtype: torch.dtype) -> str:
@@ -389,6 +395,19 @@ class NTM(nn.Module):
         if hindrance is not None:
             raise ValueError(f"engine {self.engine} cannot run: {hindrance}; use auto or reference")
         return self.engine
+
+    def load_engine(self, device: torch.device | str, dtype: torch.dtype) -> None:
+        """Load the fused engine where it is what runs; the first call would, or compile it.
+
+        Raises:
+            ValueError: As `engine_for`.
+
+        """
+        if self.engine_for(device, dtype) != "fused":
+            return
+        kinds = {LSTMController: "lstm", FeedforwardController: "feedforward"}
+        step_by_step = isinstance(self._whole_loop(), str)
+        _fused().load("any" if step_by_step else kinds[type(self.controller)], dtype)
 
     def _announce(self, engine: str, inputs: Tensor) -> None:
         """Say once which engine was picked, and why."""
@@ -414,42 +433,55 @@ class NTM(nn.Module):
             return "the controller is a module of its own"
         if controller.dropout.p > 0 and self.training:
             return "the controller drops out"
-        if type(self.emit).forward is not nn.Linear.forward:
+        if self._own_emissions():
             return "the emissions are a module of their own"
         if _hooked(self.emit, controller, controller.dropout, *controller.layers):
             return "hooks wait for the controller or the emissions to be called"
         return loop
 
-    def _reference_loop(self, inputs: Tensor, state: NTMState) -> Steps:
-        return reference_loop(self.controller, self._emit, self.layout, inputs, state)
+    def _reference_loop(self, inputs: Tensor, state: NTMState, emissions: bool) -> Steps:
+        return reference_loop(
+            self.controller, self._emit, self.layout, inputs, state, emissions=emissions
+        )
 
-    def _compiled_loop(self, inputs: Tensor, state: NTMState) -> Steps:
+    def _compiled_loop(self, inputs: Tensor, state: NTMState, emissions: bool) -> Steps:
         step = _compiled_step(inputs.device.type)
 
-        def steps(state: NTMState = state) -> Iterator[tuple[Tensor, NTMState, Tensor]]:
+        def steps() -> Iterator[tuple[Tensor, NTMState, Tensor]]:
+            now = state
             for x in inputs:
-                output, state, raw = step(self.controller, self._emit, self.layout, x, state)
-                yield output, state, raw
+                output, now, raw = step(self.controller, self._emit, self.layout, x, now)
+                yield output, now, raw
 
-        return _gathered(steps())
+        return _gathered(steps(), emissions)
 
-    def _fused_loop(self, inputs: Tensor, state: NTMState) -> Steps:
+    def _fused_loop(self, inputs: Tensor, state: NTMState, emissions: bool) -> Steps:
         loop = self._whole_loop()
         if not isinstance(loop, str):
-            return loop(inputs, state)
+            return loop(inputs, state, emissions)
         if torch.is_grad_enabled() and self._may_tape(inputs, state):
-            return self._taped_loop(inputs, state)
+            return self._taped_loop(inputs, state, emissions)
         return reference_loop(
-            self.controller, self._emit, self.layout, inputs, state, step=_fused_step
+            self.controller, self._emit, self.layout, inputs, state, _fused_step, emissions
         )
 
     def _may_tape(self, inputs: Tensor, state: NTMState) -> bool:
         """Whether nobody is to see the single steps, or to keep what they save."""
-        tensors = inputs, self.emit.weight, self.emit.bias, *state[:3]
-        own_emit = type(self.emit).forward is not nn.Linear.forward or _hooked(self.emit)
-        return not (own_emit or watched() or kept_elsewhere()) and _fused().plain(tensors)
+        if self._own_emissions() or _hooked(self.emit) or watched() or kept_elsewhere():
+            return False
+        return _fused().plain((inputs, self.emit.weight, self.emit.bias, *state[:3]))
 
-    def _taped_loop(self, inputs: Tensor, state: NTMState) -> Steps:
+    def _own_emissions(self) -> bool:
+        """Whether emissions are made otherwise than `__init__` has it."""
+        emit = self.emit
+        shape = self.layout.size, self.controller.output_size
+        return (
+            type(emit).forward is not nn.Linear.forward
+            or emit.bias is None
+            or emit.weight.shape != shape
+        )
+
+    def _taped_loop(self, inputs: Tensor, state: NTMState, emissions: bool) -> Steps:
         """The fused step inside the plain loop, for training."""
         emit, start = (self.emit.weight, self.emit.bias), state[:2]
         tape = _fused().Tape(inputs, emit, *start, self.layout[1:], NORM_FLOOR)
@@ -463,9 +495,9 @@ class NTM(nn.Module):
         outputs, reads, raw, memory, weightings = passing
         last = reads[-1].view(state.reads.shape)
         after = NTMState(memory.transpose(1, 2), weightings, last, own)
-        return Steps(outputs, reads, raw, after)
+        return Steps(outputs, reads, raw if emissions else None, after)
 
-    def _whole_lstm_loop(self, inputs: Tensor, state: NTMState) -> Steps:
+    def _whole_lstm_loop(self, inputs: Tensor, state: NTMState, emissions: bool) -> Steps:
         cells: Any = cast(LSTMController, self.controller).layers
         outputs, reads, raw, after = _fused().lstm_loop(
             inputs,
@@ -477,9 +509,9 @@ class NTM(nn.Module):
         )
         memory, weightings, last_reads, *passing = after
         state = NTMState(memory, weightings, last_reads, tuple(passing))
-        return Steps(outputs, reads, raw, state)
+        return Steps(outputs, reads, raw if emissions else None, state)
 
-    def _whole_feedforward_loop(self, inputs: Tensor, state: NTMState) -> Steps:
+    def _whole_feedforward_loop(self, inputs: Tensor, state: NTMState, emissions: bool) -> Steps:
         controller: Any = self.controller
         outputs, reads, raw, after = _fused().feedforward_loop(
             inputs,
@@ -491,7 +523,8 @@ class NTM(nn.Module):
             NORM_FLOOR,
         )
         memory, weightings, last_reads = after
-        return Steps(outputs, reads, raw, NTMState(memory, weightings, last_reads, None))
+        state = NTMState(memory, weightings, last_reads, None)
+        return Steps(outputs, reads, raw if emissions else None, state)
 
     @torch.no_grad()
     def trace(self, inputs: Tensor, state: NTMState | None = None) -> Trace:
@@ -598,21 +631,14 @@ def _hooked(*modules: nn.Module) -> bool:
 def _in_segments(
     loop: Callable[..., Steps], inputs: Tensor, state: NTMState, segment: int, emissions: bool
 ) -> Steps:
-    """Run a loop so that its backward pass needs the inside of one segment at a time.
-
-    Emissions, most of what a step leaves, are kept if asked for.
-    """
-
-    def run(part: Tensor, state: NTMState) -> Steps:
-        steps = loop(part, state)
-        return steps if emissions else steps._replace(raw=steps.raw.new_empty(0))
-
+    """Run a loop so that its backward pass needs the inside of one segment at a time."""
     parts = []
     for part in inputs.split(segment):
-        parts.append(checkpoint(run, part, state, use_reentrant=False))
+        parts.append(checkpoint(loop, part, state, emissions, use_reentrant=False))
         state = parts[-1].state
     outputs, reads, raws, _ = zip(*parts, strict=True)
-    return Steps(torch.cat(outputs), torch.cat(reads), torch.cat(raws), state)
+    raw = torch.cat(raws) if emissions else None
+    return Steps(torch.cat(outputs), torch.cat(reads), raw, state)
 
 
 def _fused() -> Any:
@@ -623,6 +649,8 @@ def _fused() -> Any:
 
 
 def _fused_step(raw: Tensor, layout: HeadLayout, state: NTMState) -> tuple[Tensor, Tensor, Tensor]:
+    if raw.shape[-1] != layout.size:  # the compiled function would not notice
+        raise RuntimeError(f"emissions must be {layout.size} wide, got {raw.shape[-1]}")
     return _fused().memory_step(raw, state.memory, state.weightings, layout[1:], NORM_FLOOR)
 
 
