@@ -15,6 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 import ntm
+from ntm.callbacks import Record
+from ntm.kernels.compiling import kernels
 
 STAGED = ["curriculum=staged", "curriculum.upper=[2,4,null]"]
 DROPOUT = ["model.network.controller.dropout=0.1"]
@@ -188,6 +190,20 @@ def test_settings_train_to_a_finished_run(overrides, run_command, tmp_path):
     assert run_command("run_train", *small, "sequences=96", *overrides) == 0
     (path,) = tmp_path.glob("outputs/copy/*/seed_0")
     assert result(path)["status"] == "finished"
+
+
+def test_the_engine_is_loaded_before_training_is_timed(run_command, monkeypatch):
+    loaded, begin = [], Record.on_train_epoch_start
+
+    def begin_watched(*arguments) -> None:
+        loaded.append(kernels.cache_info().misses)
+        begin(*arguments)
+
+    monkeypatch.setattr(Record, "on_train_epoch_start", begin_watched)
+    kernels.cache_clear()
+    assert run_command("run_train", *SMALL) == 0
+    assert set(loaded) == {1}
+    assert kernels.cache_info().misses == 1
 
 
 def test_pictures_are_drawn_as_training_goes_on(run_command, tmp_path):

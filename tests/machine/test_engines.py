@@ -21,6 +21,7 @@ from torch.nn.utils import prune
 from torch.profiler import ProfilerActivity, profile
 
 from ntm.data import TRAINING, VALIDATION, sample
+from ntm.kernels.compiling import kernels
 from ntm.machine import NTM, FeedforwardController, LSTMController
 from ntm.machine import ntm as ntm_module
 from ntm.metrics import SequenceMetrics, count, cross_entropy, target_bits
@@ -30,6 +31,28 @@ SMALL = (7, 3, 2, 2, 1, 6, 3)
 
 
 # The choice
+
+
+@pytest.mark.parametrize(
+    ("controller", "dropout", "engine", "loaded"),
+    [
+        ("lstm", 0.0, "fused", 1),
+        ("lstm", 0.5, "fused", 1),
+        ("feedforward", 0.0, "auto", 1),
+        ("own", 0.0, "auto", 1),
+        ("lstm", 0.0, "reference", 0),
+    ],
+)
+def test_a_training_step_finds_loaded_what_load_engine_loads(controller, dropout, engine, loaded):
+    net = machine(SMALL, controller)
+    if dropout:
+        net.controller.dropout.p = dropout
+    net.engine = engine
+    kernels.cache_clear()
+    net.load_engine("cpu", torch.float32)
+    assert kernels.cache_info().misses == loaded
+    net(random_inputs(SMALL, torch.float32))[0].sum().backward()
+    assert kernels.cache_info().misses == loaded
 
 
 @pytest.mark.parametrize(
