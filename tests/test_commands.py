@@ -61,6 +61,11 @@ WRONG = {
         ["curriculum.upper", "8"],
     ),
     "negative learning rate": (["optimizer.lr=-1"], ["optimizer.lr", "-1"]),
+    "one beta": (["optimizer.algorithm.betas=[0.9]"], ["optimizer.algorithm", "index"]),
+    "an optimizer in one call and in several": (
+        ["+optimizer.algorithm.foreach=true"],
+        ["optimizer.algorithm", "foreach", "fused"],
+    ),
     "unknown decay": (["optimizer.decay=slow"], ["optimizer.decay", "cosine", "slow"]),
     "clipping to nothing": (["optimizer.clip_norm=0"], ["optimizer.clip_norm", "0"]),
     "unknown option": (["--foo"], ["--foo", "--help"]),

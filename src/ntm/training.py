@@ -309,7 +309,7 @@ def _learner(network: nn.Module, config: DictConfig) -> Learner:
         raise ConfigurationError(f"optimizer.{one_line(error)}") from error
     try:
         algorithm([nn.Parameter(torch.zeros(1))])
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # whatever it does not take
         raise ConfigurationError(f"optimizer.algorithm: {one_line(error)}") from error
     return learner
 
