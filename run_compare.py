@@ -9,21 +9,21 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ntm import command
-from ntm.configuration import check_comparison
+from ntm.commands import command
+from ntm.commands.configuration import check_comparison
 
 
 def check(config: DictConfig) -> None:
     """Refuse a comparison that cannot be, before anything is drawn or written."""
     check_comparison(config)
-    from ntm.comparison import find_runs
+    from ntm.comparison.numbers import find_runs
 
     find_runs(config.runs)
 
 
 def job(config: DictConfig, _started: float) -> int:
     """Compare, write, and print the table."""
-    from ntm.report import compare_job
+    from ntm.comparison.report import compare_job
 
     return compare_job(config)
 

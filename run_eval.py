@@ -9,8 +9,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ntm import command
-from ntm.configuration import check_evaluation
+from ntm.commands import command
+from ntm.commands.configuration import check_evaluation
 
 
 def check(config: DictConfig) -> None:
@@ -20,7 +20,7 @@ def check(config: DictConfig) -> None:
 
 def job(config: DictConfig, _started: float) -> int:
     """Evaluate, and print the table."""
-    from ntm.evaluation import evaluate_job
+    from ntm.views.evaluation import evaluate_job
 
     return evaluate_job(config)
 

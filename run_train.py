@@ -10,7 +10,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from ntm import command, sweeps
+from ntm.commands import command
+from ntm.training import sweeps
 
 plan = sweeps.Plan()
 
@@ -25,7 +26,7 @@ def job(config: DictConfig, started: float) -> int:
     if plan.skips(config.folder):
         print(f"{config.folder} is finished and left alone", file=sys.stderr)
         return command.DONE
-    from ntm.training import run_job
+    from ntm.training.job import run_job
 
     return run_job(config, started)
 

@@ -33,9 +33,9 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 import ntm
-from ntm.data import TRAINING, sample
 from ntm.machine import FeedforwardController, LSTMController
 from ntm.tasks import Copy
+from ntm.tasks.sampling import TRAINING, sample
 
 Step = Callable[[], None]
 LENGTHS = (10, 30, 100, 300, 1000)

@@ -53,7 +53,7 @@ esac
 # --- What there is to do: one Python for all jobs, which also checks every one of them.
 
 trap 'exit 130' INT TERM
-plan=$("$python" -m ntm.sweeps plan "$root/configs" "${MODELS-ntm lstm}" "${SEEDS-0-9}" \
+plan=$("$python" -m ntm.training.sweeps plan "$root/configs" "${MODELS-ntm lstm}" "${SEEDS-0-9}" \
   ${overrides[@]+"${overrides[@]}"}) || exit
 
 models=() seeds=() folders=() totals=() states=() notes=() pids=() resumed=()
@@ -235,7 +235,7 @@ $(LC_ALL=C printf %.3f "$(result "$1" wrong_bits_per_sequence)") wrong bits"
   esac
   if [ "$2" -gt 128 ]; then
     notes[$1]="killed by signal $(($2 - 128)) ($(kill -l "$2" 2>/dev/null))"
-    "$python" -m ntm.sweeps killed "${folders[$1]}" "${notes[$1]}"
+    "$python" -m ntm.training.sweeps killed "${folders[$1]}" "${notes[$1]}"
   fi
   say "$(label "$1") ${states[$1]}: ${notes[$1]}"
 }
@@ -273,7 +273,7 @@ for ((i = 0; i < jobs; i++)); do
   esac
   printf '%s\t%s\t%s\t%s\t%s\t%s\n' "${models[i]}" "${seeds[i]}" "${folders[i]}" "${totals[i]}" \
     "${states[i]}" "${notes[i]}"
-done | "$python" -m ntm.sweeps table
+done | "$python" -m ntm.training.sweeps table
 
 [ "$stops" -eq 0 ] || exit 130
 [ "$(count failed interrupted)" -eq 0 ] || exit 1

@@ -25,9 +25,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ntm.comparison import find_runs
-from ntm.configuration import ConfigurationError
-from ntm.events import MEAN, MEANS_PAGE
+from ntm.commands.configuration import ConfigurationError
+from ntm.comparison.events import MEAN, MEANS_PAGE
+from ntm.comparison.numbers import find_runs
 
 PAGES = {
     "tensorboard": "#scalars&_smoothingWeight=0&tagFilter="

@@ -13,7 +13,7 @@ import pytest
 import torch
 from runners import ROOT
 
-from ntm import command
+from ntm.commands import command
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -21,7 +21,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-LONG = ("test_sweeps", "test_devices", "test_training", "test_package")
+LONG = ("test_sweeps", "test_devices", "test_run", "test_package")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

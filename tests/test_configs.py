@@ -7,7 +7,7 @@ import itertools
 import pytest
 from runners import ROOT
 
-from ntm import command, configuration
+from ntm.commands import command, configuration
 
 GROUPS = ("model", "task", "curriculum", "optimizer", "logger", "callbacks")
 

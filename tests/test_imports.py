@@ -11,27 +11,6 @@ import ntm
 
 ROOT = Path(ntm.__file__).parent
 
-TRAINING = {
-    "tasks",
-    "machine",
-    "baselines",
-    "checks",
-    "metrics",
-    "optimizers",
-    "curriculum",
-    "data",
-    "learner",
-    "probing",
-    "figures",
-    "configuration",
-    "launchers",
-    "command",
-    "locks",
-    "runs",
-    "callbacks",
-    "evaluation",
-}
-
 MAY_IMPORT: dict[str, set[str]] = {
     # What can be lifted into another project.
     "checks": set(),
@@ -40,64 +19,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machine": {"checks", "kernels"},
     "baselines": {"checks"},
     "metrics": {"tasks"},
-    "optimizers": {"checks"},
-    "curriculum": {"checks", "metrics"},
+    # What is asked for, where it lies, and how it looks.
+    "commands": set(),
+    "folders": {"commands"},
+    "views": {"commands", "folders", "machine", "metrics", "tasks"},
     # What trains.
-    "data": {"tasks"},
-    "learner": {"checks", "metrics", "optimizers", "tasks"},
-    # What is asked for, and where it lies.
-    "configuration": {"checks"},
-    "launchers": {"configuration"},
-    "command": {"configuration", "launchers"},
-    "locks": set(),
-    "runs": {"configuration", "locks"},
-    # What looks at a network, and what draws it.
-    "probing": {"data", "machine", "metrics", "tasks"},
-    "figures": {"metrics", "probing"},
-    "evaluation": {
-        "command",
-        "configuration",
-        "figures",
-        "machine",
-        "probing",
-        "runs",
-        "tasks",
-    },
-    # All of it together.
-    "callbacks": {
-        "curriculum",
-        "data",
-        "figures",
-        "learner",
-        "locks",
-        "metrics",
-        "probing",
-        "runs",
-        "tasks",
-    },
-    "training": TRAINING,
-    "sweeps": {"command", "configuration", "locks", "runs", "training"},
+    "training": {"checks", "commands", "folders", "machine", "metrics", "tasks", "views"},
     # What reads results reads run folders, never a live model.
-    "comparison": {"configuration", "runs"},
-    "events": {"comparison", "runs"},
-    "page": {"figures", "metrics"},
-    "report": {"command", "comparison", "events", "figures", "page", "runs"},
+    "comparison": {"commands", "folders", "metrics", "views"},
     # The front door; its imports wait until they are asked for.
-    "": {"baselines", "evaluation", "machine"},
+    "": {"baselines", "machine", "views"},
 }
 """Module or package of ntm -> what else of ntm it may import, at any place in its files."""
 
-PLAIN = (
-    "tasks",
-    "kernels",
-    "machine",
-    "baselines",
-    "checks",
-    "metrics",
-    "optimizers",
-    "curriculum",
-    "locks",
-)
+PLAIN = ("tasks", "kernels", "machine", "baselines", "checks", "metrics")
 """What knows neither Lightning nor Hydra."""
 FRAMEWORKS = {"pytorch_lightning", "lightning", "lightning_fabric", "hydra", "omegaconf"}
 
@@ -167,8 +102,8 @@ def test_knows_neither_lightning_nor_hydra(name):
 
 
 def test_configuration_and_command_do_not_name_torch():
-    for name in ("configuration", "launchers", "command", "checks", "sweeps"):
-        name = f"ntm.{name}"
+    names = [name for name in FILES if part(name) in ("commands", "checks")]
+    for name in [*names, "ntm.training", "ntm.training.sweeps"]:
         used = {other.split(".")[0] for other in imported(name)}
         assert not used & {"torch", "pytorch_lightning", "torchmetrics"}
 
@@ -204,7 +139,7 @@ def test_the_package_alone_loads_almost_nothing():
 
 
 def test_a_wrong_command_can_be_answered_without_torch():
-    loaded = run(f"import ntm, ntm.sweeps, ntm.command; {LOADED}")
+    loaded = run(f"import ntm, ntm.training.sweeps, ntm.commands.command; {LOADED}")
     assert not {"torch", "pytorch_lightning", "lightning_fabric", "torchmetrics"} & set(loaded)
     assert "hydra" in loaded
 

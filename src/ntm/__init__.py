@@ -22,12 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ntm.baselines import LSTM
-    from ntm.evaluation import load
     from ntm.machine import NTM, FeedforwardController, LSTMController, NTMState, Trace
+    from ntm.views.evaluation import load
 
 __all__ = ["LSTM", "NTM", "FeedforwardController", "LSTMController", "NTMState", "Trace", "load"]
 
-_HOMES = {"LSTM": "ntm.baselines", "load": "ntm.evaluation"}
+_HOMES = {"LSTM": "ntm.baselines", "load": "ntm.views.evaluation"}
 
 
 def __getattr__(name: str) -> Any:

@@ -20,12 +20,12 @@ from comparing import (
 from torch.nn.utils import prune
 from torch.profiler import ProfilerActivity, profile
 
-from ntm.data import TRAINING, VALIDATION, sample
 from ntm.kernels.compiling import kernels
 from ntm.machine import NTM, FeedforwardController, LSTMController
 from ntm.machine import ntm as ntm_module
 from ntm.metrics import SequenceMetrics, count, cross_entropy, target_bits
 from ntm.tasks import Copy
+from ntm.tasks.sampling import TRAINING, VALIDATION, sample
 
 SMALL = (7, 3, 2, 2, 1, 6, 3)
 

@@ -1,0 +1,302 @@
+"""report.html: one file with tables and charts that opens without a server or a network."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from ntm.metrics import SOLVED_BELOW
+from ntm.views.figures import COLOURS, DASHES, Curve, Panel, log_ticks
+
+PLOTLY_DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
+
+
+class Tabular(Protocol):
+    """What the page asks of a table."""
+
+    @property
+    def title(self) -> str:
+        """Its heading."""
+
+    @property
+    def caption(self) -> str:
+        """What stands below it; may be empty."""
+
+    @property
+    def headings(self) -> list[str]:
+        """One a column."""
+
+    @property
+    def rows(self) -> list[list[str]]:
+        """Cells as text."""
+
+
+def page(
+    title: str,
+    shown: str,
+    notes: Sequence[str],
+    tables: Sequence[Tabular],
+    curves: Sequence[Panel],
+    lengths: Sequence[Panel],
+) -> str:
+    """The whole file as text. Everything given is escaped here.
+
+    Args:
+        title: Of the page.
+        shown: What the thick lines and bands are.
+        notes: What a reader should know of single runs.
+        tables: In their order; the first stands above the charts.
+        curves: Charts against sequences seen.
+        lengths: Charts against length.
+
+    """
+    from plotly.offline import get_plotlyjs
+
+    panels = [*curves, *lengths]
+    lines: dict[str, Curve] = {}
+    for panel in panels:
+        for curve in panel.curves:
+            lines.setdefault(_key(curve), curve)
+    charts = [_chart(panel) for panel in panels]
+    drawn = [f'<div class="chart" id="chart{place}"></div>' for place in range(len(charts))]
+    body = [
+        f"<h1>{html.escape(title)}</h1>",
+        *map(_table, tables[:1]),
+        _notes(notes),
+        "<h2>Curves</h2>",
+        f"<p>Thick: {html.escape(shown)}. Thin: single seeds. Drag to zoom, double-click to zoom "
+        "out, point at a line for its values.</p>",
+        _switches(lines),
+        f'<div class="charts">{"".join(drawn)}</div>',
+        *map(_table, tables[1:]),
+    ]
+    return TEMPLATE.format(
+        title=html.escape(title),
+        style=STYLE,
+        body="\n".join(body),
+        plotly=get_plotlyjs(),
+        data=_script_json({"charts": charts, "solved": SOLVED_BELOW}),
+        script=SCRIPT,
+    )
+
+
+def _chart(panel: Panel) -> dict[str, Any]:
+    return {
+        "title": html.escape(panel.title),
+        "x": html.escape(panel.x_name),
+        "y": html.escape(panel.y_name),
+        "scale": panel.scale,
+        "logX": panel.log_x,
+        "ticks": log_ticks(panel),
+        "marked": panel.marked,
+        "lines": [_line(curve) for curve in panel.curves],
+    }
+
+
+def _line(curve: Curve) -> dict[str, Any]:
+    return {
+        "key": _key(curve),
+        "name": html.escape(f"{curve.name}, {curve.run}" if curve.run else curve.name),
+        "colour": COLOURS[curve.colour % len(COLOURS)],
+        "dash": PLOTLY_DASHES[DASHES[curve.dashes % len(DASHES)]],
+        "thick": curve.weight == "thick",
+        "thinFrom": curve.thin_from,
+        "brokenOff": curve.broken_off,
+        "x": _numbers(curve.x),
+        "y": _numbers(curve.y),
+        "lower": _numbers(curve.lower),
+        "upper": _numbers(curve.upper),
+    }
+
+
+def _key(curve: Curve) -> str:
+    """What a switch turns on and off: a model's thick lines, or one run."""
+    return f"{curve.colour}/{curve.run}"
+
+
+def _numbers(values: np.ndarray | None) -> list[float | None] | None:
+    if values is None:
+        return None
+    return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values.tolist()]
+
+
+def _switches(lines: dict[str, Curve]) -> str:
+    """Checkboxes, a row a model, and the choice of axes."""
+    by_model: dict[int, list[str]] = {}
+    for key, curve in sorted(lines.items(), key=lambda item: item[1].colour):
+        colour = COLOURS[curve.colour % len(COLOURS)]
+        label = html.escape(curve.run or curve.name)
+        strong = f'<b style="color:{colour}">{label}</b>' if not curve.run else label
+        box = f'<input type="checkbox" checked data-key="{html.escape(key)}">'
+        by_model.setdefault(curve.colour, []).append(f"<label>{box} {strong}</label>")
+    rows = [f"<div>{' '.join(boxes)}</div>" for boxes in by_model.values()]
+    seeds = '<label><input type="checkbox" checked id="seeds"> single seeds</label>'
+    log = '<label><input type="checkbox" checked id="log"> logarithmic axes</label>'
+    return f'<div class="switches">{"".join(rows)}<div>{seeds} {log}</div></div>'
+
+
+def _table(table: Tabular) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.headings)
+    rows = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>\n"
+        for row in table.rows
+    )
+    caption = f"<p>{html.escape(table.caption)}</p>" if table.caption else ""
+    return (
+        f"<h2>{html.escape(table.title)}</h2>\n<div class='table'><table><thead><tr>{head}</tr>"
+        f"</thead>\n<tbody>{rows}</tbody></table></div>\n{caption}"
+    )
+
+
+def _notes(notes: Sequence[str]) -> str:
+    if not notes:
+        return ""
+    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    return f"<h2>Notes</h2>\n<ul>{items}</ul>"
+
+
+def _script_json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    text = json.dumps(value, allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+TEMPLATE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body>
+{body}
+<script>{plotly}</script>
+<script type="application/json" id="data">{data}</script>
+<script>{script}</script>
+</body>
+</html>
+"""
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1280px; margin: 24px auto;
+  padding: 0 20px; }
+h1 { font-size: 24px; } h2 { font-size: 18px; margin: 28px 0 8px; }
+p { color: #555; margin: 8px 0; max-width: 900px; }
+.table { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #ddd; }
+td { white-space: nowrap; }
+th { border-bottom: 2px solid #888; font-weight: 600; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; }
+.switches { position: sticky; top: 0; z-index: 5; background: #f6f6f6; padding: 6px 10px;
+  border: 1px solid #ddd; max-height: 30vh; overflow-y: auto; }
+.switches label { display: inline-block; margin-right: 10px; white-space: nowrap; }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(560px, 100%), 1fr)); }
+.chart { height: 400px; min-width: 0; }
+"""
+
+SCRIPT = """
+const report = JSON.parse(document.getElementById("data").textContent);
+const switches = [...document.querySelectorAll("[data-key]")];
+const logBox = document.getElementById("log"), seedsBox = document.getElementById("seeds");
+const TICKS = [0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100,
+  200, 500, 1000, 2000, 5000, 10000];
+
+const BUTTONS = [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "toImage"]];
+
+// Wrong bits reach 0, which a logarithm does not: below `solved` the axis is linear.
+function place(value, scale) {
+  if (value === null || !logBox.checked) return value;
+  if (scale !== "wrong bits") return value;
+  return value < report.solved ? Math.max(value, 0) / report.solved
+                               : 1 + Math.log10(value / report.solved);
+}
+
+function traces(chart, shown) {
+  const found = [];
+  const least = Math.min(...chart.lines.flatMap(l => l.y.filter(y => y > 0)));
+  const low = y => logBox.checked && chart.scale === "log" ? Math.max(y, least / 2) : y;
+  for (const line of chart.lines) {
+    const visible = shown.has(line.key);
+    if (line.lower) {
+      const at = line.x.map((x, i) => i).filter(i => line.lower[i] !== null);
+      const back = [...at].reverse();
+      found.push({
+        x: [...at.map(i => line.x[i]), ...back.map(i => line.x[i])],
+        y: [...at.map(i => place(low(line.lower[i]), chart.scale)),
+            ...back.map(i => place(line.upper[i], chart.scale))],
+        fill: "toself", fillcolor: line.colour + "2e", line: {width: 0}, mode: "lines",
+        hoverinfo: "skip", visible,
+      });
+    }
+    const few = line.x.length <= 12;
+    const text = i => `<b>${line.name}</b><br>${chart.x}: ${line.x[i].toLocaleString("en")}`
+      + `<br>${chart.y}: ${line.y[i] === null ? "" : Number(line.y[i].toPrecision(4))}`;
+    const stretch = (at, width) => found.push({
+      x: at.map(i => line.x[i]), y: at.map(i => place(line.y[i], chart.scale)), visible,
+      mode: few ? "lines+markers" : "lines",
+      line: {color: line.colour, dash: line.dash, width},
+      marker: {size: line.thick ? 6 : 4}, opacity: line.thick ? 1 : 0.55,
+      hoverinfo: "text", text: at.map(text),
+    });
+    const all = line.x.map((x, i) => i), end = line.thinFrom ?? Infinity;
+    stretch(all.filter(i => line.x[i] <= end), line.thick ? 2.5 : 1);
+    if (line.thinFrom !== null) stretch(all.filter(i => line.x[i] >= end), 1.2);
+    if (line.brokenOff) {
+      found.push({
+        x: line.x.slice(-1), y: line.y.slice(-1).map(y => place(y, chart.scale)), visible,
+        mode: "markers", marker: {symbol: "x", size: 9, color: line.colour},
+        hoverinfo: "text", text: [`<b>${line.name}</b><br>unfinished`],
+      });
+    }
+  }
+  return found;
+}
+
+function layout(chart) {
+  const yaxis = {title: {text: chart.y}, zeroline: false, rangemode: "tozero"};
+  const shapes = [];
+  if (chart.scale === "wrong bits" && logBox.checked) {
+    const ticks = TICKS.filter(y => y === 0 || y >= report.solved / 5);
+    yaxis.tickvals = ticks.map(y => place(y, chart.scale));
+    yaxis.ticktext = ticks.map(String);
+  }
+  if (chart.scale === "log" && logBox.checked) {
+    const ticks = TICKS.slice(1);
+    Object.assign(yaxis, {type: "log", tickvals: ticks, ticktext: ticks.map(String)});
+  }
+  if (chart.scale === "share") Object.assign(yaxis, {tickformat: ".0%", range: [-0.03, 1.03]});
+  if (chart.scale === "wrong bits") {
+    const solved = place(report.solved, chart.scale);
+    shapes.push({type: "line", xref: "paper", x0: 0, x1: 1, y0: solved, y1: solved,
+      line: {color: "grey", width: 1, dash: "dot"}});
+  }
+  if (chart.marked) {
+    shapes.push({type: "rect", yref: "paper", x0: chart.marked[0], x1: chart.marked[1], y0: 0,
+      y1: 1, fillcolor: "grey", opacity: 0.15, line: {width: 0}, layer: "below",
+      label: {text: "range in training", textposition: "top left"}});
+  }
+  const xaxis = {title: {text: chart.x}, zeroline: false};
+  if (chart.logX && logBox.checked) {
+    Object.assign(xaxis, {type: "log", tickvals: chart.ticks, ticktext: chart.ticks.map(String)});
+  }
+  return {title: {text: chart.title, font: {size: 15}, x: 0.01, xanchor: "left"},
+    xaxis, yaxis, shapes, showlegend: false, hovermode: "closest",
+    margin: {l: 64, r: 16, t: 44, b: 48}, uirevision: String(logBox.checked)};
+}
+
+function draw() {
+  const shown = new Set(switches.filter(box => box.checked).map(box => box.dataset.key)
+    .filter(key => seedsBox.checked || key.endsWith("/")));
+  report.charts.forEach((chart, i) => Plotly.react("chart" + i, traces(chart, shown),
+    layout(chart), {displaylogo: false, responsive: true, modeBarButtons: BUTTONS}));
+}
+
+[...switches, logBox, seedsBox].forEach(box => box.addEventListener("change", draw));
+draw();
+"""

@@ -1,0 +1,265 @@
+"""The run folder: what lies where, written whole or not at all. Imports torch only to load.
+
+====================  ======================================================================
+config.yaml           the whole resolved configuration; enough to start the run again
+metrics.csv           one row a validation
+events.out.tfevents*  the same for TensorBoard
+checkpoints/          last.ckpt, best.ckpt, and seq_<n>.ckpt where asked for
+eval/lengths.csv      wrong bits at lengths inside and beyond training
+figures/              pictures
+train.log             what the run said
+result.json           status and results
+.lock.<n>             who trains it now (see `ntm.folders.locks`)
+====================  ======================================================================
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from ntm.commands.configuration import ConfigurationError, differences, one_line
+from ntm.folders.locks import is_lock
+
+RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
+SKIP, RESUME, START, OVER = "skip", "resume", "start", "start over"
+
+
+class RunFolder:
+    """One run's folder; making one of these touches nothing on disk."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.csv"
+        self.checkpoints = self.path / "checkpoints"
+        self.last = self.checkpoints / "last.ckpt"
+        self.best = self.checkpoints / "best.ckpt"
+        self.lengths = self.path / "eval" / "lengths.csv"
+        self.figures = self.path / "figures"
+        self.log = self.path / "train.log"
+        self.result = self.path / "result.json"
+
+    @classmethod
+    def existing(cls, path: str | Path, key: str) -> RunFolder:
+        """The folder of a run that was begun.
+
+        Raises:
+            ConfigurationError: There is none at ``path``; ``key`` is what named it.
+
+        """
+        folder = cls(path)
+        if not folder.config.is_file():
+            why = "has no config.yaml" if folder.path.is_dir() else "does not exist"
+            raise ConfigurationError(f"{key} must be a run folder, got {str(path)!r}, which {why}")
+        return folder
+
+    def read_config(self) -> DictConfig:
+        """The configuration the run was started with."""
+        config = OmegaConf.load(self.config)
+        assert isinstance(config, DictConfig)
+        return config
+
+    def _read_values(self) -> Any:
+        """The same as plain values; several times faster, which counts for hundreds of runs."""
+        # What is in the file was resolved and quoted by OmegaConf: any YAML reader will do.
+        return yaml.load(self.config.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+    def read_result(self) -> dict[str, Any]:
+        """The last written `result.json`; empty before the first."""
+        try:
+            return json.loads(self.result.read_text())
+        except FileNotFoundError:
+            return {}
+
+    def write_result(self, **values: Any) -> None:
+        """Change some entries of `result.json`, keeping the others."""
+        text = json.dumps(self.read_result() | values, indent=2) + "\n"
+        write_whole(self.result, text.encode())
+
+    def checkpoint(self, name: str) -> Path:
+        """The checkpoint called ``last`` or ``best``.
+
+        Raises:
+            ConfigurationError: There is no such checkpoint.
+
+        """
+        path = self.checkpoints / f"{name}.ckpt"
+        if not path.is_file():
+            there = sorted(p.stem for p in self.checkpoints.glob("*.ckpt"))
+            have = f"it has {', '.join(there)}" if there else "it has none yet"
+            raise ConfigurationError(f"checkpoint must exist in {self.path}, got {name!r}; {have}")
+        return path
+
+    def refuse_if_other(self, config: DictConfig) -> None:
+        """Refuse a folder that is not free and not of a run with this configuration.
+
+        Raises:
+            ConfigurationError: Names the differing keys and the ways out.
+
+        """
+        if not self.config.is_file():
+            if self.path.is_dir() and any(
+                p.suffix != ".part" and not is_lock(p) for p in self.path.iterdir()
+            ):
+                raise ConfigurationError(
+                    f"folder must be free or of a run, got {str(self.path)!r}, which holds other "
+                    "files; set name=… to use another"
+                )
+            if self.path.exists() and not self.path.is_dir():
+                raise ConfigurationError(f"folder must be a folder, got the file {self.path}")
+            return
+        changed = differences(self._read_values(), config)
+        if changed:
+            raise ConfigurationError(
+                f"{self.path} holds a run with another configuration; differing: "
+                f"{', '.join(changed)}. Set name=… to train beside it, init_from={self.path} to "
+                "start from its weights, or overwrite=true to start over"
+            )
+
+    def standing(self, config: DictConfig) -> str:
+        """What the command would do here: ``skip``, ``resume``, ``start`` or ``start over``.
+
+        Raises:
+            ConfigurationError: The folder is not free and not of a run with this configuration.
+
+        """
+        if config.overwrite and self.config.is_file():
+            return OVER
+        self.refuse_if_other(config)
+        if self.read_result().get("status") == FINISHED:
+            return SKIP
+        return RESUME if self.last.is_file() else START
+
+    def begin(self, config: DictConfig, resume: bool) -> None:
+        """Make the folder; without ``resume``, empty it of any earlier run."""
+        if not resume and self.config.is_file():
+            self._clear()
+        # First of all: a folder with a configuration is a run's, however early it was killed.
+        write_whole(self.config, OmegaConf.to_yaml(config, resolve=True).encode())
+        for path in (self.checkpoints, self.lengths.parent, self.figures):
+            path.mkdir(exist_ok=True)
+
+    def _clear(self) -> None:
+        """Remove what runs write, and nothing else, but for the configuration."""
+        for path in (self.checkpoints, self.lengths.parent, self.figures):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (self.result, self.metrics, self.log, *self.events()):
+            path.unlink(missing_ok=True)
+
+    def events(self) -> list[Path]:
+        """TensorBoard's files."""
+        return sorted(self.path.glob("events.out.tfevents.*"))
+
+    def forget_after(self, sequences: int) -> None:
+        """Drop from the records every validation after ``sequences``, which will come again."""
+        if self.metrics.is_file():
+            rows = read_rows(self.metrics)
+            write_rows(self.metrics, [row for row in rows if int(row["sequences"]) <= sequences])
+        for path in self.events():
+            _trim_events(path, sequences)
+        for path in self.checkpoints.glob("seq_*.ckpt"):
+            if kept_at(path) > sequences:
+                path.unlink()
+
+
+def kept_at(path: Path) -> int:
+    """Sequences in the name of a checkpoint ``seq_<n>.ckpt``."""
+    match = re.fullmatch(r"seq_(\d+)", path.stem)
+    assert match is not None, path
+    return int(match[1])
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Give a place beside ``path`` to write to; it becomes ``path`` when all is on disk."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with open(part, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write a file so that no reader ever sees a part of it."""
+    with writing(path) as part:
+        part.write_bytes(content)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file with a header; a last line cut short is left out."""
+    with open(path, newline="") as file:
+        lines = [line for line in file if line.endswith("\n")]
+    return list(csv.DictReader(lines))
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]], header: Iterable[str] = ()) -> None:
+    """Write a CSV file whole; the header is that of the first row unless given."""
+    columns = list(header) or list(rows[0] if rows else ())
+    with writing(path) as part, open(part, "w", newline="") as file:
+        if columns:
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a CSV file and see it to the disk; the first row brings the header."""
+    new = not path.exists() or path.stat().st_size == 0
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, list(row), lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's plain contents, on the CPU.
+
+    Raises:
+        ConfigurationError: The file cannot be read as a checkpoint.
+
+    """
+    import torch
+
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = one_line(error).split(". ")[0]
+        raise ConfigurationError(f"checkpoint {path} is damaged: {reason}") from error
+    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+        raise ConfigurationError(f"checkpoint {path} is not one of a run")
+    return checkpoint
+
+
+def _trim_events(path: Path, sequences: int) -> None:
+    """Keep the events up to a step; those of the final results come again at the end."""
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    with writing(path) as part, open(part, "wb") as file:
+        writer = RecordWriter(file)
+        for record in RawEventFileLoader(str(path)).Load():
+            event = Event.FromString(record)
+            tags = [value.tag for value in event.summary.value]
+            final = any(tag.startswith(("_hparams_/", "test/")) for tag in tags)
+            if event.step <= sequences and not final:
+                writer.write(record)
+        writer.flush()

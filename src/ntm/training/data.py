@@ -1,0 +1,134 @@
+"""The data of one run: fresh training sequences every epoch, fixed validation and test sets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Dataset
+
+from ntm.tasks import Batch, Task
+from ntm.tasks.sampling import (
+    TEST,
+    TEST_SEQUENCES,
+    TRAINING,
+    VALIDATION,
+    VALIDATION_SEQUENCES,
+    fixed_set,
+    rows,
+    sample,
+)
+
+
+class _TrainingBatches(Dataset[Batch]):
+    """Batch k of the training split, this process's rows of it."""
+
+    def __init__(
+        self,
+        task: Task,
+        seed: int,
+        batch_size: int,
+        difficulties: tuple[int, int],
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self.task = task
+        self.seed = seed
+        self.batch_size = batch_size
+        self.difficulties = difficulties
+        self.rank = rank
+        self.world_size = world_size
+
+    def __getitem__(self, k: int) -> Batch:
+        batch = sample(self.task, TRAINING, k, self.batch_size, self.difficulties, self.seed)
+        return rows(batch, self.rank, self.world_size)
+
+
+class SequenceData(pl.LightningDataModule):
+    """The data of one run. An epoch is the stretch between two validations.
+
+    Args:
+        task: Draws the sequences.
+        seed: Of the training split only, at least 0.
+        batch_size: Sequences in a batch, over all devices together.
+        sequences: Training budget, rounded up to whole batches.
+        validate_every: Sequences from one validation to the next, likewise.
+        num_workers: Worker processes that draw batches; 0 draws them in the training process.
+
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        seed: int,
+        batch_size: int,
+        sequences: int,
+        validate_every: int,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.task = task
+        self.seed = seed
+        self.batch_size = batch_size
+        self.batches = math.ceil(sequences / batch_size)
+        self.batches_per_epoch = min(math.ceil(validate_every / batch_size), self.batches)
+        self.epochs = math.ceil(self.batches / self.batches_per_epoch)
+        self.num_workers = num_workers
+        self.difficulties = task.difficulties
+        """The range of the next training batches; changed only where an epoch ends."""
+        self._validation: list[Batch] = []
+
+    def sequences_after(self, epoch: int) -> int:
+        """Sequences seen when an epoch, counted from 0, has ended."""
+        return min((epoch + 1) * self.batches_per_epoch, self.batches) * self.batch_size
+
+    def validation_difficulty(self, index: int) -> int:
+        """Difficulty of validation batch ``index``."""
+        return self.task.difficulties[0] + index
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The batches of the current epoch; k counts from the run's start."""
+        assert self.trainer is not None
+        first = self.trainer.current_epoch * self.batches_per_epoch
+        batches = _TrainingBatches(
+            self.task,
+            self.seed,
+            self.batch_size,
+            self.difficulties,
+            self.trainer.global_rank,
+            self.trainer.world_size,
+        )
+        indices = range(first, min(first + self.batches_per_epoch, self.batches))
+        return DataLoader(batches, batch_size=None, sampler=indices, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """One batch for each difficulty of the task's whole range, 640 sequences or more."""
+        if not self._validation:
+            self._validation = fixed_set(self.task, VALIDATION, VALIDATION_SEQUENCES)
+        return self._fixed(self._validation)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Likewise, 2,000 sequences or more that training never touches."""
+        return self._fixed(fixed_set(self.task, TEST, TEST_SEQUENCES))
+
+    def _fixed(self, batches: Sequence[Batch]) -> DataLoader[Batch]:
+        assert self.trainer is not None
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        return DataLoader(
+            [rows(batch, rank, world_size) for batch in batches],  # type: ignore[arg-type]
+            batch_size=None,
+        )
+
+
+def data_of(trainer: pl.Trainer) -> SequenceData:
+    """The data of a run, from its Trainer."""
+    data: SequenceData = trainer.datamodule  # type: ignore[attr-defined]
+    return data
+
+
+def sequences_seen(trainer: pl.Trainer, batches: int = 0) -> int:
+    """Sequences seen, ``batches`` batches into the current epoch."""
+    data = data_of(trainer)
+    done = min(trainer.current_epoch * data.batches_per_epoch + batches, data.batches)
+    return done * data.batch_size

@@ -1,0 +1,188 @@
+"""The learner: loss, metrics and optimiser around a network; it cannot tell an NTM from an LSTM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from ntm.checks import check_choice
+from ntm.metrics import Counts, SequenceMetrics, count
+from ntm.tasks import Batch
+from ntm.training.optimizers import DECAYS
+
+
+class Penalty(Protocol):
+    """What is held against a network at first, beside its errors."""
+
+    until: float
+
+    def __call__(self, network: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, and penalties of any shape."""
+        ...
+
+
+class Learner(pl.LightningModule):
+    """Trains any network that maps inputs (T, B, I) to (logits (T, B, O), state).
+
+    Args:
+        network: What learns.
+        algorithm: Makes the optimiser of its parameters.
+        decay: How the learning rate falls over the budget: ``none``, ``linear`` or ``cosine``.
+        clip_value: Largest absolute value of a gradient's element, applied first; null for none.
+        clip_norm: Largest norm of the whole gradient; null for none.
+        clip_factor: Largest norm as a multiple of its own running average, where that is below
+            ``clip_norm``; null for none. Once a task is solved gradients are small, and one hard
+            sequence would otherwise undo what was learned. The multiple grows as the learning rate
+            falls, for what a step can undo falls with it, and hard sequences are what is left to
+            learn from.
+        penalty: What is added to the loss at first: maps the network and inputs to logits and a
+            penalty for each of any number of things, whose mean is added while less than
+            ``penalty.until`` of the budget is spent; null for none.
+
+    Raises:
+        ValueError: An argument is out of range; the message begins with its name.
+
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        algorithm: Callable[..., Optimizer],
+        decay: str = "none",
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        clip_factor: float | None = None,
+        penalty: Penalty | None = None,
+    ) -> None:
+        super().__init__()
+        check_choice("decay", decay, DECAYS)
+        clips = {"clip_value": clip_value, "clip_norm": clip_norm, "clip_factor": clip_factor}
+        for name, value in clips.items():
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be above 0, or null for no clipping, got {value}")
+        self.network = network
+        self.algorithm = algorithm
+        self.decay = decay
+        self.clip_value = clip_value
+        self.clip_norm = clip_norm
+        self.clip_factor = clip_factor
+        self.penalty = penalty
+        self.average_norm: Tensor
+        self.register_buffer("average_norm", torch.tensor(0.0))
+        self.train_metrics = SequenceMetrics()
+        self.val_metrics = SequenceMetrics()
+        self.test_metrics = SequenceMetrics()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (T, B, O) for inputs (T, B, I)."""
+        logits, _ = self.network(inputs)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Loss of a training batch."""
+        if self.penalty is None or self._spent() >= self.penalty.until:
+            return self._loss(self(batch.inputs), batch)
+        logits, penalties = self.penalty(self.network, batch.inputs)
+        return self._loss(logits, batch) + self._mean(penalties, torch.ones_like(penalties))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Any:
+        """Count a validation batch; gives what was counted, for whoever counts differently."""
+        return self._count(self(batch.inputs), batch, self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count a test batch."""
+        self._count(self(batch.inputs), batch, self.test_metrics)
+
+    def on_validation_epoch_end(self) -> None:
+        """Name the metrics of the interval that ends here."""
+        if not self.trainer.sanity_checking:
+            self._log("train", self.train_metrics)
+        self._log("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Name the metrics of the test set."""
+        self._log("test", self.test_metrics)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser, and its learning rate falling to the end of the budget."""
+        optimizer = self.algorithm(self.parameters())
+        # Under 16-mixed a fused one would unscale the gradients itself, after they were clipped.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        decay, steps = DECAYS[self.decay], self._steps()
+        schedule = LambdaLR(optimizer, lambda step: decay(min(step / steps, 1.0)))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
+        """Clip by value, then by norm, where asked to; nothing here waits for the device."""
+        if self.clip_value is not None:
+            nn.utils.clip_grad_value_(self.parameters(), self.clip_value)
+        if self.clip_norm is None and self.clip_factor is None:
+            return
+        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        group = optimizer.param_groups[0]
+        limit = self._norm_limit(norm, group["lr"] / (group["initial_lr"] or 1.0))
+        scale = (limit / (norm + 1e-6)).clamp(max=1.0)
+        torch._foreach_mul_(gradients, scale)
+
+    def _norm_limit(self, norm: Tensor, rate: float) -> Tensor:
+        """The largest norm allowed now, at a share of the full learning rate.
+
+        Takes note of this norm, outliers held.
+        """
+        highest = torch.full_like(norm, math.inf if self.clip_norm is None else self.clip_norm)
+        if self.clip_factor is None:
+            return highest
+        average = self.average_norm
+        factor = self.clip_factor / max(rate, 1e-6)
+        limit = torch.where(average > 0, (factor * average).minimum(highest), highest)
+        seen = norm.minimum(2 * limit)
+        after = torch.where(average > 0, torch.lerp(average, seen, 1 / 50), seen)
+        self.average_norm.copy_(torch.where(torch.isfinite(norm), after, average))
+        return limit
+
+    def _steps(self) -> float:
+        """Updates that the budget is worth."""
+        # Lightning's own estimate takes every epoch for as long as the first.
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data.batches / self.trainer.accumulate_grad_batches
+
+    def _spent(self) -> float:
+        """Share of the budget that is spent."""
+        return self.trainer.global_step / self._steps()
+
+    def _count(self, logits: Tensor, batch: Batch, metrics: SequenceMetrics) -> Counts:
+        counts = count(logits, batch)
+        metrics.update(*(part.detach() for part in counts))
+        return counts
+
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy per target bit of the whole batch, which is counted."""
+        nats, _, bits = self._count(logits, batch, self.train_metrics)
+        return self._mean(nats, bits)
+
+    def _mean(self, values: Tensor, numbers: Tensor) -> Tensor:
+        """Sum of values over sum of numbers, on however many devices they lie.
+
+        Devices average their gradients, so each one's share is scaled up by their number.
+        """
+        if self.trainer.world_size == 1:
+            return values.sum() / numbers.sum()
+        total = self.trainer.strategy.reduce(numbers.sum(), reduce_op="sum")
+        return values.sum() * self.trainer.world_size / total
+
+    def _log(self, stage: str, metrics: SequenceMetrics) -> None:
+        values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
+        # The run recorder writes them, with sequences as steps.
+        self.log_dict(values, logger=False)
+        metrics.reset()

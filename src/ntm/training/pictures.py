@@ -1,0 +1,62 @@
+"""Pictures of an answer and of the machine's inside while it trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from ntm.training.data import data_of
+from ntm.training.learner import Learner
+from ntm.views import figures
+from ntm.views.probing import evaluate, inside
+
+
+class Pictures(Callback):
+    """Draws an answer, and what the machine did inside, for TensorBoard's IMAGES tab.
+
+    Args:
+        every: Sequences from one drawing to the next.
+
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._drawn_at = 0
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw if it is time, the first time at the first validation."""
+        sequences = data_of(trainer).sequences_after(trainer.current_epoch)
+        first = trainer.current_epoch == 0
+        if not trainer.is_global_zero or (sequences - self._drawn_at < self.every and not first):
+            return
+        self._drawn_at = sequences
+        for log in trainer.loggers:
+            if isinstance(log, TensorBoardLogger):
+                self._draw(log, trainer, pl_module, sequences)
+
+    def _draw(
+        self, log: TensorBoardLogger, trainer: pl.Trainer, module: pl.LightningModule, step: int
+    ) -> None:
+        assert isinstance(module, Learner)
+        task = data_of(trainer).task
+        length = task.difficulties[1]
+        _, answers = evaluate(module.network, task, [length], 1)
+        title = f"{task.difficulty} {length} after {step:,} sequences"
+        drawn = {"answer": figures.draw_answer(answers[length], title)}
+        seen = inside(module.network, task, length)
+        if seen is not None:
+            drawn["inside"] = figures.draw_inside(seen, title)
+        for name, figure in drawn.items():
+            image = figures.image_array(figure)
+            log.experiment.add_image(name, image, step, dataformats="HWC")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values to go on from."""
+        return {"drawn_at": self._drawn_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self._drawn_at = state_dict["drawn_at"]

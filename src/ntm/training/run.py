@@ -1,0 +1,233 @@
+"""One run, from its beginning to a complete run folder."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import platform
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib.metadata import version
+from typing import Any
+
+from omegaconf import DictConfig
+
+from ntm.commands import launchers
+from ntm.commands.command import FAILED
+from ntm.commands.configuration import flatten, one_line, plain
+from ntm.folders import runs
+from ntm.folders.locks import Held, Lock
+from ntm.folders.runs import RunFolder, load_checkpoint
+from ntm.machine import NTM
+from ntm.training.assembly import Run, precision_of, prepare, where_it_stands
+from ntm.training.record import solved_at
+from ntm.training.signals import Interrupted, terminable
+from ntm.views.evaluation import load_weights, write_evaluation
+
+logger = logging.getLogger("ntm")
+
+
+def train(config: DictConfig, started: float | None = None) -> dict[str, Any]:
+    """Train a run to its end, or go on where it stopped.
+
+    Args:
+        config: As `configs/train.yaml` composes it.
+        started: When the command began, by the monotonic clock; absent, now.
+
+    Returns:
+        The contents of result.json; empty for a ``fast_dev_run``, which leaves no folder.
+
+    Raises:
+        ConfigurationError: The configuration cannot be; nothing is written.
+        Interrupted: Asked to stop; the same call goes on from the last validation.
+        Held: Another process trains in this folder; nothing is written.
+        Exception: The run failed; result.json has the reason.
+
+    """
+    started = time.monotonic() if started is None else started
+    run = prepare(config)
+    if not run.trainer.is_global_zero:
+        _mute()
+    if run.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        run.trainer.fit(run.learner, datamodule=run.data)
+        run.trainer.test(run.learner, datamodule=run.data, verbose=False)
+        logger.info("one batch of each kind ran; nothing is written")
+        return {}
+    if not run.trainer.is_global_zero:
+        return _follow(run)  # its first process holds the lock
+    if not run.finished:
+        # A launcher may have moved the run here from a machine that is lost.
+        waits = logger.info if launchers.is_job() else None
+        with Lock(run.folder.path, waits) as run.record.lock:
+            # Another process may have trained here since.
+            run.resume_from, run.finished = where_it_stands(run.folder, run.config)
+            if not run.finished:
+                return _execute(run, started)
+    logger.info("%s is finished and left alone; overwrite=true starts over", run.folder.path)
+    return run.folder.read_result()
+
+
+def _execute(run: Run, started: float) -> dict[str, Any]:
+    folder, resumes = run.folder, run.resume_from is not None
+    earlier = folder.read_result().get("seconds", 0.0) if resumes else 0.0
+    folder.begin(run.config, resume=resumes)
+    run.record.begin(started, earlier)
+    with _train_log(folder), terminable():
+        _write_beginning(run)
+        try:
+            _go_back(run)
+            _fit(run)
+            _finish(run)
+        except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
+            reason = str(stop) if isinstance(stop, Interrupted) else "stopped at once"
+            seconds = round(run.record.seconds, 1)
+            folder.write_result(status=runs.INTERRUPTED, reason=reason, seconds=seconds)
+            goes_on = folder.last if folder.last.is_file() else "the beginning"
+            logger.info("interrupted (%s); the same command goes on from %s", reason, goes_on)
+            raise Interrupted(reason) from stop
+        except Held:
+            raise  # another process writes here now
+        except BaseException as error:
+            told, reason = folder.read_result(), _reason(error)
+            elsewhere = told["status"] == runs.FAILED and told["reason"] != reason
+            with suppress(OSError):  # a full disk must not hide the reason
+                if not elsewhere:
+                    seconds = round(run.record.seconds, 1)
+                    folder.write_result(status=runs.FAILED, reason=reason, seconds=seconds)
+                with open(folder.log, "a") as file:
+                    traceback.print_exc(file=file)
+            if elsewhere:
+                raise RuntimeError(f"in another process of the run: {told['reason']}") from error
+            raise
+    return folder.read_result()
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
+def _mute() -> None:
+    """One process of a run speaks for all; what Lightning itself says follows the same rule."""
+    logger.setLevel(logging.WARNING)
+
+
+def _go_back(run: Run) -> None:
+    """Drop from the records what will be trained again."""
+    if run.resume_from is not None:
+        checkpoint = load_checkpoint(run.resume_from)
+        sequences = run.data.sequences_after(checkpoint["epoch"])
+        run.folder.forget_after(sequences)
+        logger.info("going on after %s sequences from %s", f"{sequences:,}", run.resume_from)
+
+
+def _follow(run: Run) -> dict[str, Any]:
+    """The part of a process that is not the first of its run: it computes, and writes nothing.
+
+    The first process tells how the run went; this one leaves nothing to tell.
+    """
+    parent = os.getppid()
+    try:
+        _fit(run)
+        _test(run)
+    except (Interrupted, Held):
+        pass  # in all processes after the same step
+    except Exception as error:
+        # Without a parent the run was killed, and its folder may be another's by now. Where the
+        # first process failed it has told why, and what broke here is the connection to it.
+        told = run.folder.read_result().get("status") != runs.RUNNING
+        if told or os.getppid() != parent:
+            sys.exit(FAILED)
+        with suppress(OSError):
+            run.folder.write_result(status=runs.FAILED, reason=_reason(error))
+        raise  # all that the first process sees of it is a broken connection
+    return {}
+
+
+def _fit(run: Run) -> None:
+    network = run.learner.network
+    if isinstance(network, NTM):  # before training is timed
+        network.load_engine(run.trainer.strategy.root_device, precision_of(run.trainer))
+    run.trainer.fit(
+        run.learner,
+        datamodule=run.data,
+        ckpt_path=run.resume_from,
+        weights_only=True,
+    )
+    if run.trainer.current_epoch < run.data.epochs:
+        raise Interrupted(f"the Trainer stopped after epoch {run.trainer.current_epoch}")
+
+
+def _write_beginning(run: Run) -> None:
+    config = run.config
+    run.folder.write_result(
+        status=runs.RUNNING,
+        reason=None,
+        task=run.task.name,
+        model=config.model.name,
+        name=config.name,
+        seed=config.seed,
+        engine=config.engine,
+        accelerator=run.trainer.strategy.root_device.type,
+        threads=config.threads,
+        parameters=sum(p.numel() for p in run.learner.parameters()),
+        batch_size=config.batch_size,
+        versions={
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("ntm", "torch", "pytorch-lightning", "numpy")},
+        },
+    )
+
+
+def _finish(run: Run) -> None:
+    """Evaluate best.ckpt and write what the run came to."""
+    device = run.trainer.strategy.root_device
+    history = run.record.history
+    stages = run.stages.curriculum.report(history[-1][0], run.stages.wrong_bits)
+    test = _test(run)
+    network = run.learner.network.to(device)
+    lengths = run.config.evaluation.lengths
+    write_evaluation(
+        run.folder, network, run.task, lengths, run.config.evaluation.sequences, "best"
+    )
+    first, solved = solved_at(history)
+    for log in run.trainer.loggers:
+        numbers = {name: test[f"test/{name}"] for name in ("wrong_bits_per_sequence", "loss")}
+        final = {f"test/{name}": value for name, value in numbers.items()}
+        final["test/sequences_to_solve"] = math.nan if solved is None else float(solved)
+        log.log_hyperparams(flatten(plain(run.config)), final, step=history[-1][0])  # type: ignore[call-arg]
+        log.save()
+    run.folder.write_result(
+        status=runs.FINISHED,
+        sequences=history[-1][0],
+        sequences_to_solve=solved,
+        sequences_to_first_solve=first,
+        stages=stages,
+        wrong_bits_per_sequence=test["test/wrong_bits_per_sequence"],
+        bits_per_sequence=test["test/bits_per_sequence"],
+        seconds=round(run.record.seconds, 1),
+        sequences_per_second=round(history[-1][0] / run.record.training_seconds, 1),
+    )
+
+
+def _test(run: Run) -> dict[str, float]:
+    """Metrics of best.ckpt on the test set, by name; leaves its weights in the network."""
+    load_weights(run.learner.network, load_checkpoint(run.folder.best), run.folder.best)
+    run.trainer.test(run.learner, datamodule=run.data, verbose=False)
+    return {name: float(value) for name, value in run.trainer.callback_metrics.items()}
+
+
+@contextmanager
+def _train_log(folder: RunFolder) -> Iterator[None]:
+    """Also write what the run says to train.log."""
+    handler = logging.FileHandler(folder.log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()

@@ -1,0 +1,160 @@
+"""A trained network at any difficulty and memory size: numbers, and arrays to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ntm.machine import NTM
+from ntm.metrics import count
+from ntm.tasks import Batch, Task
+from ntm.tasks.sampling import EVALUATION, sample
+
+STEPS_AT_ONCE = 256
+"""Time steps per call of the network; the state goes from one call to the next."""
+ELEMENTS_AT_ONCE = 4_000_000
+"""Elements of memory, over the sequences run side by side."""
+
+
+class Answer(NamedTuple):
+    """One sequence's answer, steps where none is due left out."""
+
+    target: np.ndarray
+    """(answers, O), 0 or 1."""
+    output: np.ndarray
+    """(answers, O), probabilities."""
+    wrong: np.ndarray
+    """(answers, O), True where the output is on the wrong side of 0.5."""
+
+
+class Inside(NamedTuple):
+    """What a machine did over one sequence."""
+
+    inputs: np.ndarray
+    """(T, I)."""
+    outputs: np.ndarray
+    """(T, O), probabilities."""
+    adds: np.ndarray
+    """(T, W, M)."""
+    write_weightings: np.ndarray
+    """(T, W, N)."""
+    memory: np.ndarray
+    """After each step, (T, N, M)."""
+    read_weightings: np.ndarray
+    """(T, R, N)."""
+    reads: np.ndarray
+    """(T, R, M)."""
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module, task: Task, difficulties: Sequence[int], sequences: int
+) -> tuple[list[dict[str, Any]], dict[int, Answer]]:
+    """Run a network on fresh sequences of each difficulty.
+
+    The sequences are the same for every network. Memory use does not grow with the difficulty
+    beyond that of the sequences themselves.
+
+    Args:
+        network: Maps inputs and a state to logits and a state; evaluated as it stands.
+        task: Draws the sequences.
+        difficulties: Each at least 1.
+        sequences: How many of each, at least 1.
+
+    Returns:
+        One row for each difficulty, by the columns of eval/lengths.csv but ``checkpoint``, and
+        the answer to its first sequence.
+
+    """
+    rows, answers = [], {}
+    for difficulty in difficulties:
+        batch = sample(task, EVALUATION, 0, sequences, (difficulty, difficulty))
+        with _evaluating(network):
+            logits = torch.cat([_run(network, part) for part in _parts(network, batch)], dim=1)
+        nats, wrong, bits = count(logits, batch)
+        rows.append(
+            {
+                task.difficulty: difficulty,
+                "memory_size": network.memory_size if isinstance(network, NTM) else "",
+                "sequences": sequences,
+                "wrong_bits_per_sequence": wrong.mean().item(),
+                "wrong_bits_sd": wrong.std(correction=0).item(),
+                "bits_per_sequence": (nats.mean() / np.log(2)).item(),
+                "accuracy": 1 - (wrong.sum() / bits.sum()).item(),
+                "exact": (wrong == 0).float().mean().item(),
+            }
+        )
+        answers[difficulty] = answer(logits[:, 0], batch)
+    return rows, answers
+
+
+def answer(logits: Tensor, batch: Batch) -> Answer:
+    """The answer to the first sequence of a batch, from its logits (T, O)."""
+    due = batch.mask[:, 0] > 0
+    output = torch.sigmoid(logits[due].float()).numpy()
+    target = batch.targets[due, 0].numpy()
+    # By the logits: in single precision a small one is already 0.5 as a probability.
+    return Answer(target, output, (logits[due] > 0).numpy() != (target > 0.5))
+
+
+def inside(network: nn.Module, task: Task, difficulty: int) -> Inside | None:
+    """What the network does over one sequence; None if it has no memory to look into."""
+    if not isinstance(network, NTM):
+        return None
+    batch = sample(task, EVALUATION, 0, 1, (difficulty, difficulty))
+    with _evaluating(network):
+        trace = network.trace(batch.inputs.to(next(network.parameters())))
+    one = {name: value[:, 0].float().cpu().numpy() for name, value in trace._asdict().items()}
+    return Inside(
+        inputs=batch.inputs[:, 0].numpy(),
+        outputs=torch.sigmoid(torch.from_numpy(one["logits"])).numpy(),
+        adds=one["adds"],
+        write_weightings=one["write_weightings"],
+        memory=one["memory"],
+        read_weightings=one["read_weightings"],
+        reads=one["reads"],
+    )
+
+
+def inside_difficulty(task: Task, difficulties: Sequence[int]) -> int:
+    """The difficulty to look inside at: the hardest given that was trained on, else the task's.
+
+    A picture of a longer sequence has more steps than pixels, and its memories fill a gigabyte.
+    """
+    hardest = task.difficulties[1]
+    return max((d for d in difficulties if d <= hardest), default=hardest)
+
+
+@contextmanager
+def _evaluating(network: nn.Module) -> Iterator[None]:
+    """Every part of the network in evaluation mode, and afterwards as it was."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _parts(network: nn.Module, batch: Batch) -> Iterator[Batch]:
+    """The batch in pieces whose memories fit."""
+    each = network.memory_size * network.layout.word_size if isinstance(network, NTM) else 1
+    count = max(1, ELEMENTS_AT_ONCE // each)
+    for start in range(0, batch.inputs.shape[1], count):
+        yield Batch(*(part[:, start : start + count] for part in batch))
+
+
+def _run(network: nn.Module, batch: Batch) -> Tensor:
+    """Logits (T, B, O) on the CPU, a stretch of time at a time."""
+    like = next(network.parameters())
+    state, logits = None, []
+    for inputs in batch.inputs.split(STEPS_AT_ONCE):
+        part, state = network(inputs.to(like), state)
+        logits.append(part.float().cpu())
+    return torch.cat(logits)

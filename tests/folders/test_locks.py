@@ -1,0 +1,265 @@
+"""A run folder has one holder at a time, whatever dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ntm.folders import locks
+from ntm.folders.locks import Held, Lock, holder_of, process_started
+
+HOLD = """
+import sys
+from pathlib import Path
+from ntm.folders.locks import Lock
+with Lock(Path(sys.argv[1])):
+    print("holding", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def other(tmp_path):
+    """Another process that holds the folder, until its input ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "holding\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def put(folder: Path, silence: float = 0.0, **changes: object) -> Path:
+    """A lock as another host's process would have written it."""
+    path = folder / ".lock.1"
+    content = {"host": "elsewhere", "machine": "m", "pid": 7, "started": "1", "token": "t"}
+    path.write_text(json.dumps(content | {"since": "2001-02-03 04:05:06"} | changes))
+    os.utime(path, (time.time() - silence,) * 2)
+    return path
+
+
+def test_makes_the_folder_and_leaves_nothing_in_it(tmp_path):
+    folder = tmp_path / "a" / "run"
+    with Lock(folder) as lock:
+        assert lock.holds()
+        content = json.loads((folder / ".lock.1").read_text())
+        assert content["host"] == platform.node()
+        assert content["pid"] == os.getpid()
+        assert files(folder) == [".lock.1"]
+        lock.check()
+    assert not lock.holds()
+    assert files(folder) == []
+
+
+def test_an_exception_lets_go_too(tmp_path):
+    with pytest.raises(KeyError), Lock(tmp_path):
+        raise KeyError
+    assert files(tmp_path) == []
+
+
+def test_says_in_one_line_who_holds_it_since_when(tmp_path, other):
+    with pytest.raises(Held) as caught, Lock(tmp_path):
+        pytest.fail("two holders")
+    text = str(caught.value)
+    assert "\n" not in text
+    for word in (str(tmp_path), str(other.pid), platform.node(), time.strftime("%Y-%m-%d")):
+        assert word in text
+    assert holder_of(tmp_path) is not None
+    assert files(tmp_path) == [".lock.1"]
+    other.communicate("")
+    assert holder_of(tmp_path) is None
+    with Lock(tmp_path):
+        pass
+
+
+def test_the_same_process_does_not_hold_it_twice(tmp_path):
+    with Lock(tmp_path), pytest.raises(Held), Lock(tmp_path):
+        pytest.fail("two holders")
+
+
+@pytest.mark.parametrize("buried", [True, False], ids=["gone", "zombie"])
+def test_a_dead_process_is_succeeded_at_once(tmp_path, other, buried):
+    other.send_signal(signal.SIGKILL)
+    if buried:
+        other.wait()
+    else:
+        deadline = time.monotonic() + 10
+        while process_started(other.pid) is not None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert files(tmp_path) == [".lock.1"]
+    assert holder_of(tmp_path) is None
+    with Lock(tmp_path) as lock:
+        assert lock.holds()
+        assert files(tmp_path) == [".lock.2"]
+    assert files(tmp_path) == []
+
+
+def test_a_process_number_that_was_given_again_is_not_the_holder(tmp_path):
+    with Lock(tmp_path):
+        content = json.loads((tmp_path / ".lock.1").read_text())
+    put(tmp_path, **content)
+    with pytest.raises(Held), Lock(tmp_path):
+        pass
+    put(tmp_path, **(content | {"started": "long ago"}))
+    with Lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "where", [{}, {"host": platform.node(), "machine": "another container"}], ids=["host", "box"]
+)
+def test_another_host_is_succeeded_after_five_minutes_of_silence(tmp_path, where):
+    put(tmp_path, silence=290, **where)
+    with pytest.raises(Held, match=r"last heartbeat 29\d s ago"), Lock(tmp_path):
+        pass
+    put(tmp_path, silence=301, **where)
+    assert holder_of(tmp_path) is None
+    with Lock(tmp_path):
+        pass
+    assert files(tmp_path) == []
+
+
+def test_who_waits_succeeds_another_host_that_does_not_come_back(tmp_path):
+    put(tmp_path, silence=298)
+    said: list[str] = []
+    began = time.monotonic()
+    with Lock(tmp_path, said.append) as lock:
+        assert 1.5 < time.monotonic() - began < 10
+        assert lock.holds()
+        assert files(tmp_path) == [".lock.2"]
+    (line,) = said
+    for word in (str(tmp_path), "elsewhere", "5 minutes"):
+        assert word in line
+
+
+def test_who_waits_leaves_it_to_another_host_that_lives(tmp_path):
+    beat = threading.Timer(1, os.utime, [put(tmp_path, silence=15)])
+    beat.start()
+    said: list[str] = []
+    with pytest.raises(Held, match="on elsewhere"), Lock(tmp_path, said.append):
+        pass
+    assert not beat.is_alive()
+    assert len(said) == 1
+    assert files(tmp_path) == [".lock.1"]
+
+
+@pytest.mark.usefixtures("other")
+def test_nobody_waits_for_a_process_of_this_machine(tmp_path):
+    with pytest.raises(Held), Lock(tmp_path, pytest.fail):
+        pass
+
+
+def test_a_lock_cut_short_is_judged_by_its_silence(tmp_path):
+    lock = put(tmp_path)
+    lock.write_text('{"host": "el')
+    with pytest.raises(Held, match="unknown"), Lock(tmp_path):
+        pass
+    os.utime(lock, (time.time() - 301,) * 2)
+    with Lock(tmp_path):
+        pass
+
+
+def test_the_heart_beats(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.02)
+    with Lock(tmp_path):
+        lock = tmp_path / ".lock.1"
+        os.utime(lock, (0, 0))
+        deadline = time.monotonic() + 10
+        while lock.stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert time.time() - lock.stat().st_mtime < 5
+
+
+def test_who_was_succeeded_notices_and_leaves_the_new_lock_alone(tmp_path):
+    with Lock(tmp_path) as lock:
+        mine = tmp_path / ".lock.1"
+        content = json.loads(mine.read_text())
+        # As the other host sees it: a name not its own, silent for long.
+        put(tmp_path, silence=301, **(content | {"host": "elsewhere"}))
+        with Lock(tmp_path) as successor:
+            assert not lock.holds()
+            with pytest.raises(Held, match="taken over after 5 minutes"):
+                lock.check()
+            lock.__exit__()
+            assert successor.holds()
+
+
+def test_where_there_are_no_hard_links(tmp_path, monkeypatch):
+    def link(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    with Lock(tmp_path) as lock:
+        assert lock.holds()
+        with pytest.raises(Held), Lock(tmp_path):
+            pass
+    assert files(tmp_path) == []
+
+
+CROWD = """
+import os, random, sys, time
+from pathlib import Path
+from ntm.folders.locks import Held, Lock
+
+folder, mark, count = Path(sys.argv[1]), sys.argv[2], 0
+end = time.monotonic() + float(sys.argv[3])
+while time.monotonic() < end:
+    try:
+        with Lock(folder):
+            try:
+                os.close(os.open(mark, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                sys.exit("two holders")
+            time.sleep(random.random() * 0.002)
+            os.unlink(mark)
+            count += 1
+            if random.random() < 0.2:
+                print(count)
+                sys.stdout.flush()
+                os._exit(0)
+    except Held:
+        pass
+print(count)
+"""
+
+
+def test_a_crowd_of_which_some_die_never_holds_it_twice(tmp_path):
+    """Every process marks its time as holder by a file that must not be there before."""
+    mark = tmp_path / "mark"
+    command = [sys.executable, "-c", CROWD, str(tmp_path / "run"), str(mark)]
+    end = time.monotonic() + 6
+    crowd, taken, dead = [], 0, 0
+    while time.monotonic() < end or crowd:
+        left = end - time.monotonic()
+        while left > 0 and len(crowd) < 4:
+            crowd.append(
+                subprocess.Popen(
+                    [*command, str(left)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                )
+            )
+        for process in [process for process in crowd if process.poll() is not None]:
+            out, err = process.communicate()
+            assert process.returncode == 0, err
+            taken += int(out)
+            dead += 1
+            crowd.remove(process)
+        time.sleep(0.005)
+    assert taken > 20
+    assert dead > 8

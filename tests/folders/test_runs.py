@@ -1,0 +1,507 @@
+"""The run folder: written whole or not at all, and nothing in it twice."""
+
+import csv
+import io
+import json
+import struct
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from ntm.commands.configuration import ConfigurationError
+from ntm.folders import runs
+from ntm.folders.locks import Lock
+from ntm.folders.runs import (
+    RunFolder,
+    append_row,
+    kept_at,
+    load_checkpoint,
+    read_rows,
+    write_rows,
+    write_whole,
+    writing,
+)
+
+CONFIG = OmegaConf.create({"seed": 0, "name": "copy", "task": {"bits": 8}, "label": "${name}!"})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def begun(folder):
+    folder.begin(CONFIG, resume=False)
+    return folder
+
+
+def names(path) -> set[str]:
+    return {str(p.relative_to(path)) for p in path.rglob("*") if p.is_file()}
+
+
+class TestWriting:
+    def test_writes_all_and_makes_the_folder(self, tmp_path):
+        write_whole(tmp_path / "a" / "b.txt", b"hello")
+        assert (tmp_path / "a" / "b.txt").read_bytes() == b"hello"
+        assert names(tmp_path) == {"a/b.txt"}
+
+    @pytest.mark.parametrize("old", [None, b"old"], ids=["new", "existing"])
+    def test_never_leaves_a_part(self, tmp_path, old):
+        path = tmp_path / "file.bin"
+        if old is not None:
+            path.write_bytes(old)
+
+        def write():
+            with writing(path) as part:
+                part.write_bytes(b"half of wh")
+                # A reader that comes now sees what was there before.
+                assert (path.read_bytes() if path.exists() else None) == old
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            write()
+        assert names(tmp_path) == (set() if old is None else {"file.bin"})
+        assert old is None or path.read_bytes() == old
+
+    def test_is_on_disk_before_it_has_its_name(self, tmp_path, monkeypatch):
+        order = []
+        sync, replace = runs.os.fsync, runs.os.replace
+        monkeypatch.setattr(runs.os, "fsync", lambda f: (order.append("sync"), sync(f)))
+        monkeypatch.setattr(runs.os, "replace", lambda *a: (order.append("name"), replace(*a)))
+        write_whole(tmp_path / "x", b"1")
+        assert order[:2] == ["sync", "name"]
+
+    def test_part_lies_beside_its_target(self, tmp_path):
+        """A rename is only whole within one file system."""
+        with writing(tmp_path / "x.ckpt") as part:
+            assert part.parent == tmp_path
+            part.write_bytes(b"")
+
+
+class TestRows:
+    ROWS = (
+        {"sequences": 1, "loss": 0.5, "note": "a,b"},
+        {"sequences": 2, "loss": 0.25, "note": ""},
+    )
+
+    def test_appended_one_by_one(self, tmp_path):
+        path = tmp_path / "metrics.csv"
+        for row in self.ROWS:
+            append_row(path, row)
+        with open(path, newline="") as file:
+            assert list(csv.reader(file)) == [
+                ["sequences", "loss", "note"],
+                ["1", "0.5", "a,b"],
+                ["2", "0.25", ""],
+            ]
+        assert read_rows(path) == [{k: str(v) for k, v in row.items()} for row in self.ROWS]
+
+    @pytest.mark.parametrize("cut", [1, 2, 5])
+    def test_a_last_line_cut_short_is_left_out(self, tmp_path, cut):
+        path = tmp_path / "metrics.csv"
+        for row in ({"sequences": 1, "loss": 0.5}, {"sequences": 20, "loss": 0.125}):
+            append_row(path, row)
+        path.write_bytes(path.read_bytes()[:-cut])
+        assert read_rows(path) == [{"sequences": "1", "loss": "0.5"}]
+
+    @pytest.mark.parametrize("text", ["", "sequ", "sequences,loss\n"], ids=["empty", "cut", "bare"])
+    def test_no_row_yet(self, tmp_path, text):
+        path = tmp_path / "metrics.csv"
+        path.write_text(text)
+        assert read_rows(path) == []
+
+    def test_written_whole(self, tmp_path):
+        path = tmp_path / "eval" / "lengths.csv"
+        write_rows(path, list(self.ROWS))
+        assert [row["note"] for row in read_rows(path)] == ["a,b", ""]
+        write_rows(path, [], header=("a", "b"))
+        assert path.read_text() == "a,b\n"
+
+    def test_a_header_comes_again_after_all_rows_went(self, tmp_path):
+        path = tmp_path / "metrics.csv"
+        write_rows(path, [])
+        append_row(path, {"sequences": 3})
+        assert path.read_text() == "sequences\n3\n"
+
+    def test_numbers_keep_every_digit(self, tmp_path):
+        path = tmp_path / "metrics.csv"
+        append_row(path, {"loss": 0.1 + 0.2})
+        assert float(read_rows(path)[0]["loss"]) == 0.1 + 0.2
+
+
+def write_events(folder: RunFolder, steps, tags=("val/loss",), final=None) -> None:
+    """A file such as training writes: scalars and pictures, the results of the end last."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(folder.path)) as writer:
+        for step in steps:
+            for tag in tags:
+                writer.add_scalar(tag, step / 7, step)
+        if final is not None:
+            writer.add_scalar("test/loss", 0.0, final)
+
+
+def events(folder: RunFolder) -> list[tuple[str, int, float]]:
+    """Everything with a tag in the folder, in the order of the files."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.util import tensor_util
+
+    found = []
+    for path in folder.events():
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                number = float(tensor_util.make_ndarray(value.tensor).ravel()[0])
+                found.append((value.tag, event.step, number))
+    return found
+
+
+def last_record(content: bytes) -> int:
+    """Where the last record of an event file begins; its framing read by hand."""
+    start = at = 0
+    while at < len(content):
+        start = at
+        (length,) = struct.unpack_from("<Q", content, at)
+        at += 8 + 4 + length + 4
+    assert at == len(content)
+    return start
+
+
+class TestForgetAfter:
+    STEPS = (100, 200, 300, 400)
+
+    def fill(self, folder):
+        for step in self.STEPS:
+            append_row(folder.metrics, {"sequences": step, "loss": step / 7})
+            (folder.checkpoints / f"seq_{step}.ckpt").write_bytes(b"x")
+        folder.last.write_bytes(b"last")
+        folder.best.write_bytes(b"best")
+
+    @pytest.mark.parametrize("after", [0, 99, 100, 250, 399, 400, 1000])
+    def test_drops_later_records_and_no_others(self, begun, after):
+        self.fill(begun)
+        write_events(begun, self.STEPS)
+        before = events(begun)
+        begun.forget_after(after)
+        kept = [step for step in self.STEPS if step <= after]
+        assert [int(row["sequences"]) for row in read_rows(begun.metrics)] == kept
+        assert [float(row["loss"]) for row in read_rows(begun.metrics)] == [s / 7 for s in kept]
+        assert events(begun) == [event for event in before if event[1] <= after]
+        assert [step for _, step, _ in events(begun)] == kept
+        assert {p.name for p in begun.checkpoints.iterdir()} == {
+            "last.ckpt",
+            "best.ckpt",
+            *(f"seq_{step}.ckpt" for step in kept),
+        }
+
+    def test_of_a_later_row_that_was_cut_short(self, begun):
+        self.fill(begun)
+        begun.metrics.write_bytes(begun.metrics.read_bytes()[:-4])
+        begun.forget_after(400)
+        append_row(begun.metrics, {"sequences": 400, "loss": 1.0})
+        assert [int(row["sequences"]) for row in read_rows(begun.metrics)] == [100, 200, 300, 400]
+
+    def test_lengths_of_numbers_do_not_matter(self, begun):
+        """As numbers, 1000 comes after 200; as text it does not."""
+        for step in (200, 1000):
+            append_row(begun.metrics, {"sequences": step})
+        begun.forget_after(200)
+        assert [row["sequences"] for row in read_rows(begun.metrics)] == ["200"]
+
+    @pytest.mark.parametrize("cut", [1, 4, 20, "length", "header"])
+    def test_the_last_record_is_cut_short(self, begun, cut):
+        write_events(begun, self.STEPS)
+        (path,) = begun.events()
+        content = path.read_bytes()
+        end = {"length": last_record(content) + 5, "header": last_record(content) + 10}
+        path.write_bytes(content[: end[cut]] if cut in end else content[:-cut])
+        begun.forget_after(300)
+        assert [step for _, step, _ in events(begun)] == [100, 200, 300]
+        # What is left is whole: what is written next is found.
+        content = path.read_bytes()
+        last_record(content)
+
+    @pytest.mark.parametrize("size", [0, 5], ids=["empty", "no record"])
+    def test_a_file_that_has_nothing_yet(self, begun, size):
+        path = begun.path / "events.out.tfevents.1.host.1.0"
+        path.write_bytes(b"\0" * size)
+        begun.forget_after(100)
+        assert events(begun) == []
+
+    def test_final_results_come_again(self, begun):
+        write_events(begun, self.STEPS, final=200)
+        assert ("test/loss", 200, 0.0) in events(begun)
+        begun.forget_after(400)
+        assert [(tag, step) for tag, step, _ in events(begun)] == [
+            ("val/loss", step) for step in self.STEPS
+        ]
+
+    def test_all_files_and_all_tags(self, begun):
+        tags = ("train/loss", "val/loss", "val/accuracy")
+        write_events(begun, (100, 200), tags)
+        (first,) = begun.events()
+        first.rename(first.with_name("events.out.tfevents.1.host.1.0"))
+        write_events(begun, (300, 400), tags)
+        assert len(begun.events()) == 2
+        begun.forget_after(300)
+        assert [(tag, step) for tag, step, _ in events(begun)] == [
+            (tag, step) for step in (100, 200, 300) for tag in tags
+        ]
+
+    def test_nothing_there(self, begun):
+        begun.forget_after(100)
+        assert names(begun.path) == {"config.yaml"}
+
+
+class TestRefuse:
+    def test_a_place_that_is_free(self, folder):
+        folder.refuse_if_other(CONFIG)
+        folder.path.mkdir()
+        folder.refuse_if_other(CONFIG)
+
+    def test_the_same_configuration(self, begun):
+        begun.refuse_if_other(CONFIG)
+        changed = CONFIG.copy()
+        changed.name = "other"
+        del changed["label"]  # follows the name
+        changed.label = "copy!"
+        begun.refuse_if_other(changed)
+
+    def test_another_configuration(self, begun):
+        changed = CONFIG.copy()
+        changed.seed, changed.task = 1, {"bits": 4}
+        with pytest.raises(ConfigurationError) as caught:
+            begun.refuse_if_other(changed)
+        text = str(caught.value)
+        assert "seed, task.bits" in text
+        assert str(begun.path) in text
+        for way_out in ("name=", "init_from=", "overwrite=true"):
+            assert way_out in text
+        assert "\n" not in text
+
+    def test_a_foreign_folder(self, folder):
+        folder.path.mkdir()
+        (folder.path / "thesis.txt").write_text("mine")
+        with pytest.raises(ConfigurationError, match="holds other files"):
+            folder.refuse_if_other(CONFIG)
+        assert names(folder.path) == {"thesis.txt"}
+
+    def test_a_file_in_its_place(self, folder):
+        folder.path.write_text("mine")
+        with pytest.raises(ConfigurationError, match="must be a folder"):
+            folder.refuse_if_other(CONFIG)
+
+    def test_nothing_is_written(self, folder):
+        folder.refuse_if_other(CONFIG)
+        assert not folder.path.exists()
+
+
+class TestBegin:
+    def test_writes_the_resolved_configuration(self, begun):
+        assert begun.read_config() == {**CONFIG, "label": "copy!"}
+        assert "${" not in begun.config.read_text()
+        assert all(p.is_dir() for p in (begun.checkpoints, begun.lengths.parent, begun.figures))
+
+    def fill(self, folder):
+        append_row(folder.metrics, {"sequences": 1})
+        append_row(folder.lengths, {"length": 1})
+        write_whole(folder.last, b"x")
+        write_whole(folder.figures / "length_1.png", b"x")
+        write_events(folder, (1,))
+        folder.log.write_text("said")
+        folder.write_result(status=runs.FAILED)
+        (folder.path / "notes.txt").write_text("mine")
+        (folder.path / "mine").mkdir()
+        (folder.path / "mine" / "plot.png").write_bytes(b"mine")
+
+    def test_anew_clears_what_runs_write_and_nothing_else(self, begun):
+        self.fill(begun)
+        changed = CONFIG.copy()
+        changed.seed = 5
+        begun.begin(changed, resume=False)
+        assert names(begun.path) == {"config.yaml", "notes.txt", "mine/plot.png"}
+        assert begun.read_config().seed == 5
+        assert begun.read_result() == {}
+
+    def test_resumed_keeps_all(self, begun):
+        self.fill(begun)
+        before = names(begun.path)
+        begun.begin(CONFIG, resume=True)
+        assert names(begun.path) == before
+        assert begun.read_result()["status"] == "failed"
+
+    @pytest.mark.parametrize("again", [False, True], ids=["first time", "over an earlier run"])
+    def test_killed_while_it_begins_the_same_command_begins_again(self, folder, again, monkeypatch):
+        if again:
+            folder.begin(CONFIG, resume=False)
+            self.fill(folder)
+            (folder.path / "notes.txt").unlink()
+            (folder.path / "mine" / "plot.png").unlink()
+            (folder.path / "mine").rmdir()
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(runs, "write_whole", killed)
+            with pytest.raises(KeyboardInterrupt):
+                folder.begin(CONFIG, resume=False)
+        folder.refuse_if_other(CONFIG)
+
+    def test_a_folder_begun_by_nobody_keeps_its_files(self, folder):
+        """Without a configuration, nothing in it was written by a run."""
+        folder.path.mkdir()
+        folder.log.write_text("mine")
+        folder.begin(CONFIG, resume=False)
+        assert folder.log.read_text() == "mine"
+
+
+class TestResult:
+    def test_entries_change_one_by_one(self, begun):
+        assert begun.read_result() == {}
+        begun.write_result(status="running", seed=0)
+        begun.write_result(status="finished", reason=None)
+        assert json.loads(begun.result.read_text()) == {
+            "status": "finished",
+            "seed": 0,
+            "reason": None,
+        }
+
+
+class TestCheckpoints:
+    def test_by_name(self, begun):
+        begun.best.write_bytes(b"")
+        assert begun.checkpoint("best") == begun.best
+
+    def test_none_yet(self, begun):
+        with pytest.raises(ConfigurationError, match=r"^checkpoint must exist .*'best'.* none yet"):
+            begun.checkpoint("best")
+
+    def test_another_one_is_named(self, begun):
+        begun.last.write_bytes(b"")
+        (begun.checkpoints / "seq_10.ckpt").write_bytes(b"")
+        with pytest.raises(ConfigurationError, match=r"'best'; it has last, seq_10$"):
+            begun.checkpoint("best")
+
+    def test_names_tell_the_sequences(self, begun):
+        assert kept_at(begun.checkpoints / "seq_12000.ckpt") == 12000
+
+    def test_loads_plain_contents(self, begun):
+        content = {"state_dict": {"network.w": torch.ones(2)}, "epoch": 3}
+        torch.save(content, begun.last)
+        loaded = load_checkpoint(begun.last)
+        assert loaded["epoch"] == 3
+        assert torch.equal(loaded["state_dict"]["network.w"], torch.ones(2))
+
+    @pytest.mark.parametrize("damage", ["garbage", "empty", "cut", "missing"])
+    def test_damage_is_said_in_one_line(self, begun, damage):
+        file = io.BytesIO()
+        torch.save({"state_dict": {"w": torch.ones(1000)}}, file)
+        content = {
+            "garbage": b"this is no checkpoint\n" * 9,
+            "empty": b"",
+            "cut": file.getvalue()[:-300],
+        }
+        if damage != "missing":
+            begun.last.write_bytes(content[damage])
+        with pytest.raises(ConfigurationError) as caught:
+            load_checkpoint(begun.last)
+        text = str(caught.value)
+        assert str(begun.last) in text
+        assert "damaged" in text
+        assert "\n" not in text
+
+    @pytest.mark.parametrize("content", [{"weights": 1}, [1, 2]], ids=str)
+    def test_a_file_of_something_else(self, begun, content):
+        torch.save(content, begun.last)
+        with pytest.raises(ConfigurationError, match="is not one of a run"):
+            load_checkpoint(begun.last)
+
+    def test_code_in_a_checkpoint_is_not_run(self, begun, tmp_path):
+        class Evil:
+            def __reduce__(self):
+                return (open, (str(tmp_path / "evil"), "w"))
+
+        torch.save({"state_dict": Evil()}, begun.last)
+        with pytest.raises(ConfigurationError):
+            load_checkpoint(begun.last)
+        assert not (tmp_path / "evil").exists()
+
+
+class TestLocks:
+    def test_are_no_foreign_files(self, folder):
+        with Lock(folder.path):
+            (folder.path / ".lock.0123abcd.part").touch()  # of one that was killed meanwhile
+            folder.refuse_if_other(CONFIG)
+            (folder.path / "thesis.txt").touch()
+            with pytest.raises(ConfigurationError, match="holds other files"):
+                folder.refuse_if_other(CONFIG)
+
+    def test_outlive_starting_over(self, folder):
+        with Lock(folder.path) as lock:
+            folder.begin(CONFIG, resume=False)
+            folder.begin(CONFIG, resume=False)
+            assert lock.holds()
+
+
+class TestStanding:
+    CONFIG = OmegaConf.create({"seed": 0, "overwrite": False})
+
+    def test_of_a_free_folder(self, folder):
+        assert folder.standing(self.CONFIG) == runs.START
+        assert not folder.path.exists()
+
+    def test_follows_the_run(self, folder):
+        folder.begin(self.CONFIG, resume=False)
+        assert folder.standing(self.CONFIG) == runs.START
+        folder.last.touch()
+        for status in (runs.RUNNING, runs.FAILED, runs.INTERRUPTED):
+            folder.write_result(status=status)
+            assert folder.standing(self.CONFIG) == runs.RESUME
+        folder.write_result(status=runs.FINISHED)
+        assert folder.standing(self.CONFIG) == runs.SKIP
+        again = OmegaConf.merge(self.CONFIG, {"overwrite": True})
+        assert folder.standing(again) == runs.OVER
+
+    def test_refuses_another_configuration(self, folder):
+        folder.begin(self.CONFIG, resume=False)
+        with pytest.raises(ConfigurationError, match="differing: seed"):
+            folder.standing(OmegaConf.merge(self.CONFIG, {"seed": 1}))
+
+    def test_reads_every_kind_of_value_as_it_was_written(self, folder):
+        values = [1, 1.0, 1e-5, 1e30, -3.0e-8, float("inf"), True, None, "", "a: b"]
+        texts = [
+            "1",
+            "1.0",
+            "1e-5",
+            "true",
+            "no",
+            "off",
+            "null",
+            "~",
+            "1_000",
+            "0x10",
+            "a\nb",
+            "ü ",
+        ]
+        config = OmegaConf.create({"overwrite": False, "values": values, "texts": texts})
+        folder.begin(config, resume=False)
+        assert folder.standing(config) == runs.START
+
+
+class TestExisting:
+    def test_a_run(self, begun):
+        assert RunFolder.existing(begun.path, "run").path == begun.path
+
+    def test_no_folder(self, folder):
+        with pytest.raises(ConfigurationError, match=r"^init_from must be .*does not exist$"):
+            RunFolder.existing(folder.path, "init_from")
+
+    def test_a_folder_that_is_no_run(self, tmp_path):
+        with pytest.raises(ConfigurationError, match=r"^run must be .*has no config\.yaml$"):
+            RunFolder.existing(tmp_path, "run")
+
+    def test_naming_one_touches_nothing(self, folder):
+        assert folder.last.name == "last.ckpt"
+        assert not folder.path.exists()

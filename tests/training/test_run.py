@@ -1,0 +1,311 @@
+"""Whole runs through the real command: they learn, go on where they stopped, and repeat."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from runners import SMALL, finish, start
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+import ntm
+from ntm.kernels.compiling import kernels
+from ntm.training.record import Record
+
+STAGED = ["curriculum=staged", "curriculum.upper=[2,4,null]"]
+DROPOUT = ["model.network.controller.dropout=0.1"]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    path = folder / "metrics.csv"
+    return list(csv.DictReader(path.open())) if path.exists() else []
+
+
+def untimed(folder: Path) -> list[dict[str, str]]:
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows(folder)]
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def checkpoint(folder: Path, name: str) -> dict:
+    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+
+
+def weights(folder: Path, name: str) -> dict:
+    state = checkpoint(folder, name)["state_dict"]
+    return {key: value for key, value in state.items() if key.startswith("network.")}
+
+
+def event_steps(folder: Path, tag: str) -> list[int]:
+    return [
+        event.step
+        for path in sorted(folder.glob("events.out.tfevents.*"))
+        for event in EventFileLoader(str(path)).Load()
+        for value in event.summary.value
+        if value.tag == tag
+    ]
+
+
+def assert_same_tensors(one, other, path="") -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), path
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), path
+        for key in one:
+            assert_same_tensors(one[key], other[key], f"{path}/{key}")
+
+
+def test_the_default_run_solves_copy_and_leaves_a_complete_folder(tmp_path):
+    status, out, err = finish(tmp_path, "run_train", "model=ntm")
+    assert status == 0, err
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    came_to = result(folder)
+    assert came_to["status"] == "finished"
+    assert came_to["sequences_to_solve"] is not None
+    assert came_to["sequences_to_solve"] <= came_to["sequences"]
+    assert came_to["wrong_bits_per_sequence"] < 0.1
+    validations = [float(row["val/wrong_bits_per_sequence"]) for row in rows(folder)]
+    assert validations[0] > 20
+    assert validations[-1] < 0.1
+    for name in ("config.yaml", "train.log", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        assert (folder / name).stat().st_size > 0
+    lengths = {row["length"]: row for row in csv.DictReader((folder / "eval/lengths.csv").open())}
+    assert lengths.keys() == {"10", "20", "30", "50", "80", "120"}
+    assert float(lengths["20"]["wrong_bits_per_sequence"]) < 0.5
+    for length in lengths:
+        assert (folder / "figures" / f"length_{length}.png").stat().st_size > 0
+    assert "tensorboard --logdir" in out
+    assert "engine auto: fused, whole sequences at once" in (folder / "train.log").read_text()
+    steps = [int(row["sequences"]) for row in rows(folder)]
+    assert event_steps(folder, "val/wrong_bits_per_sequence") == steps
+
+
+@pytest.mark.parametrize("curriculum", [[], STAGED], ids=["none", "staged"])
+def test_a_killed_run_goes_on_to_the_same_bits(curriculum, tmp_path):
+    overrides = [*SMALL, *DROPOUT, *curriculum]
+    status, _, err = finish(tmp_path, "run_train", *overrides, "name=whole")
+    assert status == 0, err
+    whole = tmp_path / "outputs" / "whole" / "ntm" / "seed_0"
+
+    killed = tmp_path / "outputs" / "killed" / "ntm" / "seed_0"
+    process = start(tmp_path, "run_train", *overrides, "name=killed")
+    while process.poll() is None and len(rows(killed)) < 2:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert result(killed)["status"] == "running"
+    assert len(rows(killed)) < len(rows(whole))
+
+    status, _, err = finish(tmp_path, "run_train", *overrides, "name=killed")
+    assert status == 0, err
+    assert "going on after" in err
+    assert untimed(killed) == untimed(whole)
+    for name in ("last", "best"):
+        one, other = checkpoint(whole, name), checkpoint(killed, name)
+        assert_same_tensors(one["state_dict"], other["state_dict"])
+        assert_same_tensors(one["optimizer_states"][0], other["optimizer_states"][0])
+    steps = [int(row["sequences"]) for row in rows(whole)]
+    for tag in ("val/loss", "train/loss"):
+        assert event_steps(killed, tag) == steps
+    timeless = ("seconds", "sequences_per_second", "name")
+    same = {key: value for key, value in result(whole).items() if key not in timeless}
+    assert same == {key: value for key, value in result(killed).items() if key not in timeless}
+
+
+def test_interrupting_says_where_it_goes_on_and_keeps_what_was_written(tmp_path):
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    process = start(tmp_path, "run_train", *SMALL)
+    while process.poll() is None and len(rows(folder)) < 1:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "last.ckpt" in err.strip().splitlines()[-1]
+    assert "Traceback" not in err
+    assert result(folder)["status"] == "interrupted"
+    came_to = result(folder)
+    assert came_to["seconds"] >= float(rows(folder)[-1]["seconds"])
+    # As if an hour had gone by between the last checkpoint and the interruption.
+    (folder / "result.json").write_text(json.dumps(came_to | {"seconds": 3600.0}))
+    status, _, err = finish(tmp_path, "run_train", *SMALL)
+    assert status == 0, err
+    assert 3601 < result(folder)["seconds"] < 4200
+    assert result(folder)["status"] == "finished"
+    assert [int(row["sequences"]) for row in rows(folder)] == [96, 192, 288, 384, 480]
+
+
+def test_a_finished_run_is_left_alone_and_overwrite_starts_over(run_command, tmp_path, capfd):
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    assert run_command("run_train", *SMALL) == 0
+    written = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    assert run_command("run_train", *SMALL) == 0
+    assert "finished and left alone" in capfd.readouterr().err
+    assert written == {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+    before = checkpoint(folder, "last")
+    (folder / "notes.txt").write_text("mine")
+    assert run_command("run_train", *SMALL, "overwrite=true") == 0
+    assert len(rows(folder)) == 5
+    assert_same_tensors(before["state_dict"], checkpoint(folder, "last")["state_dict"])
+    assert (folder / "notes.txt").read_text() == "mine"
+
+
+def test_seeds_differ_and_seed_zero_repeats(run_command, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        assert run_command("run_train", *SMALL, "sequences=96", f"seed={seed}", f"name={name}") == 0
+    a, b, c = (
+        untimed(tmp_path / "outputs" / name / "ntm" / f"seed_{seed}")
+        for name, seed in (("a", 0), ("b", 0), ("c", 1))
+    )
+    assert a == b
+    assert a != c
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=lstm"],
+        ["model=ntm_feedforward", "model.network.controller.num_layers=3"],
+        ["optimizer=graves_rmsprop"],
+        ["task.mixed_lengths=true", "num_workers=2"],
+        ["trainer.precision=bf16-mixed"],
+        ["trainer.precision=64-true"],
+        ["trainer.accumulate_grad_batches=2"],
+        ["logger=none"],
+        ["model.network.initial_memory=learned", "model.network.initial_weighting=learned"],
+        ["model.network.num_read_heads=2", "model.network.read_first=false"],
+        ["trainer.callbacks=[{_target_:pytorch_lightning.callbacks.LearningRateMonitor}]"],
+    ],
+    ids=lambda overrides: " ".join(overrides)[:60],
+)
+def test_settings_train_to_a_finished_run(overrides, run_command, tmp_path):
+    small = [o for o in SMALL if "lstm" not in overrides[0] or not o.startswith("model.network")]
+    assert run_command("run_train", *small, "sequences=96", *overrides) == 0
+    (path,) = tmp_path.glob("outputs/copy/*/seed_0")
+    assert result(path)["status"] == "finished"
+
+
+def test_the_engine_is_loaded_before_training_is_timed(run_command, monkeypatch):
+    loaded, begin = [], Record.on_train_epoch_start
+
+    def begin_watched(*arguments) -> None:
+        loaded.append(kernels.cache_info().misses)
+        begin(*arguments)
+
+    monkeypatch.setattr(Record, "on_train_epoch_start", begin_watched)
+    kernels.cache_clear()
+    assert run_command("run_train", *SMALL) == 0
+    assert set(loaded) == {1}
+    assert kernels.cache_info().misses == 1
+
+
+def test_pictures_are_drawn_as_training_goes_on(run_command, tmp_path):
+    assert run_command("run_train", *SMALL, "callbacks.pictures_every=192") == 0
+    (path,) = tmp_path.glob("outputs/copy/*/seed_0")
+    events = EventAccumulator(str(path), {"images": 0}).Reload()
+    assert events.Tags()["images"] == ["answer", "inside"]
+    for tag in ("answer", "inside"):
+        shown = events.Images(tag)
+        assert [image.step for image in shown] == [96, 288, 480]
+        assert all(image.width > 100 and image.height > 100 for image in shown)
+
+
+def test_fast_dev_run_leaves_no_folder(run_command, tmp_path):
+    assert run_command("run_train", *SMALL, "trainer.fast_dev_run=true") == 0
+    assert not (tmp_path / "outputs" / "copy").exists()
+
+
+def test_kept_checkpoints_are_the_newest_and_load(run_command, tmp_path):
+    overrides = ["callbacks.keep_every=96", "callbacks.keep_last=2"]
+    assert run_command("run_train", *SMALL, *overrides) == 0
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    kept = sorted(path.stem for path in (folder / "checkpoints").glob("seq_*.ckpt"))
+    assert kept == ["seq_384", "seq_480"]
+    assert_same_tensors(
+        checkpoint(folder, "seq_480")["state_dict"], checkpoint(folder, "last")["state_dict"]
+    )
+
+
+def test_stages_can_be_run_by_hand_one_after_another(run_command, tmp_path):
+    first = [*SMALL, *STAGED, "sequences=96", "curriculum.stage=1", "name=first"]
+    assert run_command("run_train", *first) == 0
+    came_from = tmp_path / "outputs" / "first" / "ntm" / "seed_0"
+    assert [stage["range"] for stage in result(came_from)["stages"]] == [[1, 2]]
+    second = [*SMALL, *STAGED, "sequences=96", "curriculum.stage=2", "name=second"]
+    # A learning rate of next to nothing shows the weights that it began with.
+    slow = ["optimizer.lr=1e-30", "optimizer.algorithm.weight_decay=0"]
+    assert run_command("run_train", *second, *slow, f"init_from={came_from}") == 0
+    folder = tmp_path / "outputs" / "second" / "ntm" / "seed_0"
+    assert [stage["range"] for stage in result(folder)["stages"]] == [[1, 4]]
+    assert_same_tensors(weights(came_from, "best"), weights(folder, "last"))
+
+
+def test_validation_metrics_belong_to_the_checkpoint_they_name(run_command, tmp_path):
+    assert run_command("run_train", *SMALL) == 0
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    scores = [(float(r["val/wrong_bits_per_sequence"]), float(r["val/loss"])) for r in rows(folder)]
+    best = checkpoint(folder, "best")
+    assert best["epoch"] == max(i for i, score in enumerate(scores) if score == min(scores))
+    assert ntm.load(folder, "last") is not None
+    from ntm.metrics import SequenceMetrics, count
+    from ntm.tasks import Copy
+    from ntm.tasks.sampling import VALIDATION, VALIDATION_SEQUENCES, fixed_set
+
+    net, metrics = ntm.load(folder), SequenceMetrics()
+    with torch.no_grad():
+        for batch in fixed_set(Copy(max_length=6), VALIDATION, VALIDATION_SEQUENCES):
+            metrics.update(*count(net(batch.inputs)[0], batch))
+    again = metrics.compute()
+    assert float(again["loss"]) == pytest.approx(min(scores)[1], rel=1e-6)
+    assert float(again["wrong_bits_per_sequence"]) == min(scores)[0]
+
+
+def test_evaluating_merges_rows_and_draws(run_command, tmp_path, capsys):
+    assert run_command("run_train", *SMALL, "sequences=96") == 0
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    run = f"run={folder}"
+    # What trained may not run where it is evaluated.
+    text = (folder / "config.yaml").read_text().replace("engine: fused", "engine: compiled")
+    assert "engine: compiled" in text
+    (folder / "config.yaml").write_text(text)
+    assert ntm.load(folder).engine == "auto"
+    assert run_command("run_eval", run, "lengths=[3,9]", "memory_size=40", "sequences=3") == 0
+    assert run_command("run_eval", run, "lengths=[3]", "checkpoint=last", "sequences=2") == 0
+    assert run_command("run_eval", run, "lengths=[3]", "sequences=2") == 0
+    table = list(csv.DictReader((folder / "eval" / "lengths.csv").open()))
+    assert [
+        (row["length"], row["memory_size"], row["checkpoint"], row["sequences"]) for row in table
+    ] == [
+        ("3", "16", "best", "2"),
+        ("6", "16", "best", "4"),
+        ("3", "40", "best", "3"),
+        ("9", "40", "best", "3"),
+        ("3", "16", "last", "2"),
+    ]
+    assert "wrong bits" in capsys.readouterr().out
+    names = {path.name for path in (folder / "figures").iterdir()}
+    assert {"length_9_memory_40.png", "length_3_last.png", "inside_length_3_memory_40.png"} <= names
+
+
+def test_a_sweep_trains_every_job(run_command, tmp_path):
+    assert run_command("run_train", "-m", *SMALL, "sequences=96", "seed=range(2)") == 0
+    for seed in range(2):
+        folder = tmp_path / "outputs" / "copy" / "ntm" / f"seed_{seed}"
+        assert result(folder)["status"] == "finished"
+        assert result(folder)["seed"] == seed
+
+
+@pytest.mark.parametrize("model", ["ntm", "lstm"])
+def test_hyperparameters_and_final_metrics_are_for_the_hparams_tab(model, run_command, tmp_path):
+    small = [o for o in SMALL if model == "ntm" or not o.startswith("model.network")]
+    assert run_command("run_train", *small, "sequences=96", f"model={model}") == 0
+    (folder,) = tmp_path.glob("outputs/copy/*/seed_0")
+    assert event_steps(folder, "_hparams_/session_start_info") == [96]
+    assert event_steps(folder, "test/wrong_bits_per_sequence") == [96]
