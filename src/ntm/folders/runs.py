@@ -5,7 +5,7 @@ config.yaml           the whole resolved configuration; enough to start the run 
 metrics.csv           one row a validation
 events.out.tfevents*  the same for TensorBoard
 checkpoints/          last.ckpt, best.ckpt, and seq_<n>.ckpt where asked for
-eval/lengths.csv      wrong bits at lengths inside and beyond training
+eval/results.csv      wrong bits at points inside and beyond training
 figures/              pictures
 train.log             what the run said
 result.json           status and results
@@ -45,7 +45,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoints / "last.ckpt"
         self.best = self.checkpoints / "best.ckpt"
-        self.lengths = self.path / "eval" / "lengths.csv"
+        self.evaluations = self.path / "eval" / "results.csv"
         self.figures = self.path / "figures"
         self.log = self.path / "train.log"
         self.result = self.path / "result.json"
@@ -81,6 +81,21 @@ class RunFolder:
             return json.loads(self.result.read_text())
         except FileNotFoundError:
             return {}
+
+    def read_evaluations(self) -> list[dict[str, str]]:
+        """Rows of `eval/results.csv`; none where nothing was evaluated.
+
+        What stands before the column ``kind`` are the task's numbers. A run of before has its
+        rows in ``eval/lengths.csv``, all of sequences as they are drawn.
+        """
+        if self.evaluations.is_file():
+            return read_rows(self.evaluations)
+        before = self.evaluations.with_name("lengths.csv")
+        rows = read_rows(before) if before.is_file() else []
+        return [
+            dict([*list(row.items())[:1], ("kind", "drawn"), *list(row.items())[1:]])
+            for row in rows
+        ]
 
     def write_result(self, **values: Any) -> None:
         """Change some entries of `result.json`, keeping the others."""
@@ -147,12 +162,12 @@ class RunFolder:
             self._clear()
         # First of all: a folder with a configuration is a run's, however early it was killed.
         write_whole(self.config, OmegaConf.to_yaml(config, resolve=True).encode())
-        for path in (self.checkpoints, self.lengths.parent, self.figures):
+        for path in (self.checkpoints, self.evaluations.parent, self.figures):
             path.mkdir(exist_ok=True)
 
     def _clear(self) -> None:
         """Remove what runs write, and nothing else, but for the configuration."""
-        for path in (self.checkpoints, self.lengths.parent, self.figures):
+        for path in (self.checkpoints, self.evaluations.parent, self.figures):
             shutil.rmtree(path, ignore_errors=True)
         for path in (self.result, self.metrics, self.log, *self.events()):
             path.unlink(missing_ok=True)
