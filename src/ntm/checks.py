@@ -11,6 +11,13 @@ def check_at_least(name: str, value: int, least: int) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+def check_range(name: str, low: int, high: int, least: int) -> None:
+    """Refuse ends of the range of a number of a task, ``min_<name>`` and ``max_<name>``."""
+    check_at_least(f"min_{name}", low, least)
+    if high < low:
+        raise ValueError(f"max_{name} must be at least min_{name} = {low}, got {high}")
+
+
 def check_choice(name: str, value: object, known: Collection[str]) -> None:
     """Refuse an unknown name and list the known ones."""
     if value not in known:

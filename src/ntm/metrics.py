@@ -5,6 +5,8 @@ loss                        cross-entropy, nats, mean over target bits
 bits_per_sequence           cross-entropy, log2, summed over a sequence, mean over sequences
 wrong_bits_per_sequence     wrong target bits at threshold 0.5, mean over sequences
 accuracy                    share of right target bits, in [0, 1]
+bits_above_optimum          bits_per_sequence less that of the best possible predictor on the
+                            same sequences, where the task knows it
 ==========================  ==========================================================
 """
 
@@ -77,6 +79,13 @@ class SequenceMetrics(torchmetrics.Metric):
         self.wrong += wrong.sum()
         self.bits += bits.sum()
         self.sequences += len(bits)
+
+    def results(self, optimum: float | None) -> dict[str, Tensor]:
+        """What `compute` gives, with what is paid above the ``optimum`` where that is known."""
+        values = self.compute()
+        if optimum is not None:
+            values["bits_above_optimum"] = values["bits_per_sequence"] - optimum
+        return values
 
     def compute(self) -> dict[str, Tensor]:
         """The metrics by name, over all that was counted since the last reset."""

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from ntm.tasks import Batch, Copy
 
 
-def draw(task: Copy, batch_size: int, difficulties: tuple[int, int], seed: int = 0) -> Batch:
-    return task.sample(np.random.default_rng(seed), batch_size, difficulties)
+def draw(task: Copy, batch_size: int, lengths: tuple[int, int], seed: int = 0) -> Batch:
+    return task.sample(np.random.default_rng(seed), batch_size, (lengths,))
 
 
 def episode(vectors: list[list[int]], steps: int) -> tuple[list, list, list]:
@@ -105,7 +105,7 @@ BOUND = 43.8
 def test_lengths_are_uniform_over_batches():
     task = Copy(1, 1, 20)
     rng = np.random.default_rng(0)
-    lengths = [int(task.sample(rng, 1, (1, 20)).mask.sum()) for _ in range(3000)]
+    lengths = [int(task.sample(rng, 1, ((1, 20),)).mask.sum()) for _ in range(3000)]
     assert set(lengths) == set(range(1, 21))
     assert chi_square(lengths, range(1, 21)) < BOUND
 

@@ -31,6 +31,7 @@ class OptimizerSchema:
     clip_value: float | None = MISSING
     clip_norm: float | None = MISSING
     clip_factor: float | None = MISSING
+    give_up_after: int = MISSING
 
 
 @dataclass
@@ -46,7 +47,7 @@ class CallbacksSchema:
 class EvaluationSchema:
     """Keys under ``evaluation``."""
 
-    lengths: list[int] = MISSING
+    at: Any = MISSING
     sequences: int = MISSING
 
 
@@ -81,6 +82,7 @@ class EvaluateSchema:
     """Keys of `run_eval.py`; see configs/eval.yaml for what they mean."""
 
     run: str = MISSING
+    at: Any = MISSING
     lengths: list[int] | None = MISSING
     memory_size: int | None = MISSING
     sequences: int = MISSING
@@ -126,6 +128,9 @@ MOVED = {
     "ntm.optimizers.GravesRMSprop": "ntm.training.GravesRMSprop",
 }
 """Where a ``_target_`` of earlier configurations is now."""
+RENAMED = {"evaluation.lengths": "evaluation.at"}
+ADDED = {"optimizer.give_up_after": 10}
+"""Keys that earlier configurations had by another name, or did not have, as they then were."""
 
 FREE = ("name", "folder", "logger", "callbacks", "overwrite")
 """Keys that may differ when a run goes on."""
@@ -146,6 +151,8 @@ def check_values(config: DictConfig) -> None:
         ("validate_every", 1),
         ("threads", 1),
         ("num_workers", 0),
+        ("evaluation.sequences", 1),
+        ("optimizer.give_up_after", 1),
         ("callbacks.keep_every", 1),
         ("callbacks.keep_last", 1),
         ("callbacks.pictures_every", 1),
@@ -159,8 +166,6 @@ def check_values(config: DictConfig) -> None:
         check_governed(str(key))
     if not config.name or "/" in config.name or config.name.startswith("."):
         raise ConfigurationError(f"name must be the name of one folder, got {config.name!r}")
-
-    check_lengths(config.evaluation.lengths, config.evaluation.sequences, "evaluation.")
 
 
 def check_evaluation(config: DictConfig) -> None:
@@ -176,7 +181,10 @@ def check_evaluation(config: DictConfig) -> None:
         raise ConfigurationError(f"checkpoint must be best or last, got {config.checkpoint!r}")
     if config.threads < 1:
         raise ConfigurationError(f"threads must be at least 1, got {config.threads}")
-    check_lengths([1] if config.lengths is None else config.lengths, config.sequences)
+    if config.sequences < 1:
+        raise ConfigurationError(f"sequences must be at least 1, got {config.sequences}")
+    if config.at is not None and config.lengths is not None:
+        raise ConfigurationError("lengths is another word for at: give one of them")
 
 
 def check_comparison(config: DictConfig) -> None:
@@ -190,17 +198,6 @@ def check_comparison(config: DictConfig) -> None:
         raise ConfigurationError("runs must be a folder of run folders, such as outputs/copy")
     if config.statistic not in ("mean", "median"):
         raise ConfigurationError(f"statistic must be mean or median, got {config.statistic!r}")
-
-
-def check_lengths(lengths: Sequence[int], sequences: int, prefix: str = "") -> None:
-    """Refuse lengths and numbers of sequences that nothing can be evaluated on."""
-    if len(lengths) == 0 or min(lengths) < 1:
-        raise ConfigurationError(
-            f"{prefix}lengths must be a list of one length or more, each at least 1, "
-            f"got {list(lengths)}"
-        )
-    if sequences < 1:
-        raise ConfigurationError(f"{prefix}sequences must be at least 1, got {sequences}")
 
 
 def check_governed(key: str) -> None:
@@ -314,8 +311,8 @@ def differences(old: Any, new: Any) -> list[str]:
 
 def _as_now(values: dict[str, Any]) -> dict[str, Any]:
     """The flat configuration of a run of before, as it would be written now."""
-    return {
-        key: MOVED.get(value, value) if key.endswith("_target_") else value
+    return ADDED | {
+        RENAMED.get(key, key): MOVED.get(value, value) if key.endswith("_target_") else value
         for key, value in values.items()
     }
 

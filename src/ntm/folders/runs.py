@@ -233,8 +233,14 @@ def write_rows(path: Path, rows: list[dict[str, Any]], header: Iterable[str] = (
 
 
 def append_row(path: Path, row: dict[str, Any]) -> None:
-    """Add a row to a CSV file and see it to the disk; the first row brings the header."""
+    """Add a row to a CSV file and see it to the disk; the first row brings the header.
+
+    Where the file has other columns, it is written anew with all of them.
+    """
     new = not path.exists() or path.stat().st_size == 0
+    if not new and list(before := _header(path)) != list(row):
+        write_rows(path, [*read_rows(path), row], header={**row, **before})
+        return
     with open(path, "a", newline="") as file:
         writer = csv.DictWriter(file, list(row), lineterminator="\n")
         if new:
@@ -242,6 +248,11 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
         writer.writerow(row)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _header(path: Path) -> dict[str, str]:
+    with open(path, newline="") as file:
+        return dict.fromkeys(next(csv.reader(file), []), "")
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -274,7 +285,7 @@ def _trim_events(path: Path, sequences: int) -> None:
         for record in RawEventFileLoader(str(path)).Load():
             event = Event.FromString(record)
             tags = [value.tag for value in event.summary.value]
-            final = any(tag.startswith(("_hparams_/", "test/")) for tag in tags)
+            final = any(tag.startswith(("_hparams_/", "test/", "evaluation/")) for tag in tags)
             if event.step <= sequences and not final:
                 writer.write(record)
         writer.flush()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 
-from ntm.checks import check_at_least
-from ntm.tasks.task import Batch
+from ntm.checks import check_at_least, check_range
+from ntm.tasks.task import Batch, Point, Task, as_batch, blank
 
 
-class Copy:
+class Copy(Task):
     """Random bit vectors, a delimiter on a channel of its own, then the same vectors out.
 
     One sequence of length L = 3 and 2 bits takes T = 2L + 1 = 7 steps::
@@ -37,7 +36,7 @@ class Copy:
 
     """
 
-    difficulty = "length"
+    shown = ((10,), (20,), (30,), (50,), (80,), (120,))
 
     def __init__(
         self,
@@ -49,39 +48,28 @@ class Copy:
         name: str = "copy",
     ) -> None:
         check_at_least("bits", bits, 1)
-        check_at_least("min_length", min_length, 1)
-        if max_length < min_length:
-            raise ValueError(
-                f"max_length must be at least min_length = {min_length}, got {max_length}"
-            )
+        check_range("length", min_length, max_length, 1)
         self.name = name
         self.input_size = bits + 1 + start_flag
         self.output_size = bits
-        self.difficulties = (min_length, max_length)
-        self.mixed_lengths = mixed_lengths
+        self.numbers = {"length": (min_length, max_length)}
+        self.mixed = mixed_lengths
         self.start_flag = start_flag
 
-    def sample(
-        self, rng: np.random.Generator, batch_size: int, difficulties: tuple[int, int]
-    ) -> Batch:
-        """Draw sequences; see `Task.sample`. T is that of the longest length drawn."""
-        shortest, longest = difficulties
-        drawn = rng.integers(shortest, longest + 1, batch_size if self.mixed_lengths else 1)
-        lengths = np.broadcast_to(drawn, batch_size)
-        bits = self.output_size
-        begin = int(self.start_flag)
-        steps = begin + 2 * lengths.max() + 1
-        inputs = np.zeros((steps, batch_size, self.input_size), np.float32)
-        targets = np.zeros((steps, batch_size, bits), np.float32)
-        mask = np.zeros((steps, batch_size), np.float32)
-        vectors = rng.integers(0, 2, (lengths.max(), batch_size, bits))
+    def draw(self, rng: np.random.Generator, batch_size: int, point: Point) -> Batch:
+        """Draw sequences of one length; see `Task.draw`."""
+        (length,) = point
+        bits, begin = self.output_size, int(self.start_flag)
+        end = begin + length
+        inputs, targets, mask = blank(end + 1 + length, batch_size, self.input_size, bits)
+        vectors = rng.integers(0, 2, (length, batch_size, bits))
         inputs[:begin, :, -1] = 1
-        for length in np.unique(drawn):
-            rows = lengths == length
-            end = begin + length
-            answer = slice(end + 1, end + length + 1)
-            inputs[begin:end, rows, :bits] = vectors[:length, rows]
-            inputs[end, rows, bits] = 1
-            targets[answer, rows] = vectors[:length, rows]
-            mask[answer, rows] = 1
-        return Batch(torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(mask))
+        inputs[begin:end, :, :bits] = vectors
+        inputs[end, :, bits] = 1
+        targets[end + 1 :] = vectors
+        mask[end + 1 :] = 1
+        return as_batch(inputs, targets, mask)
+
+    def chance(self, point: Point) -> float:
+        """All bits of all vectors."""
+        return point[0] * self.output_size

@@ -9,7 +9,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_HOMES = {"Curriculum": "curriculum", "EventLog": "record", "GravesRMSprop": "optimizers"}
+_HOMES = {
+    "Curriculum": "curriculum",
+    "EventLog": "record",
+    "GravesRMSprop": "optimizers",
+    "Growth": "curriculum",
+}
 """What configurations name, and the files that have it."""
 
 

@@ -36,7 +36,7 @@ from ntm.training.progress import Bar, Summary
 from ntm.training.record import AtomicCheckpointIO, Record
 from ntm.training.signals import StopOnSignal
 from ntm.training.stages import Stages
-from ntm.views.evaluation import load_weights
+from ntm.views.evaluation import evaluation_points, load_weights
 
 
 @dataclass
@@ -93,7 +93,8 @@ def prepare(config: DictConfig) -> Run:
     curriculum: Curriculum = build(
         config.curriculum,
         "curriculum",
-        difficulties=task.difficulties,
+        numbers=task.numbers,
+        goal=task.solved,
         sequences=data.batches * data.batch_size,
     )
     stages = Stages(curriculum)
@@ -101,6 +102,8 @@ def prepare(config: DictConfig) -> Run:
     trainer = _trainer(config, data, stages, record)
     check_devices(trainer, config)
     config = config.copy()
+    # As found out: what another default would mean tomorrow changes no run of today.
+    config.evaluation.at = evaluation_points(task, config.evaluation.at, "evaluation.at")
     config.engine = _engine(network, trainer, config.engine)
     resume_from, finished = where_it_stands(folder, config)
     return Run(config, folder, task, data, learner, trainer, stages, record, resume_from, finished)
@@ -162,6 +165,7 @@ def _learner(network: nn.Module, config: DictConfig) -> Learner:
             optimizer.clip_norm,
             optimizer.clip_factor,
             penalty,
+            optimizer.give_up_after,
         )
     except ValueError as error:
         raise ConfigurationError(f"optimizer.{one_line(error)}") from error

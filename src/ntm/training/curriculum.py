@@ -1,24 +1,29 @@
-"""From easy to hard: which difficulties a run trains on, and when it moves on."""
+"""From easy to hard: which ranges a run trains on, and when it moves on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ntm.checks import check_at_least
-from ntm.metrics import SOLVED_BELOW
+from ntm.checks import check_at_least, check_share
+from ntm.tasks import Goal, Ranges
+
+Upper = Sequence[int | None]
+"""Upper end of a number's range, stage by stage; null stands for the task's own."""
 
 
 class Curriculum:
-    """Stages of growing difficulty over one budget.
+    """Stages of growing ranges over one budget.
 
     A stage ends when it is solved or when its share of the budget is spent; the last one has all
     that is left. A run without a curriculum has one stage.
 
     Args:
-        difficulties: The task's whole range, both ends included.
+        numbers: The task's numbers, each with its whole range, both ends included.
+        goal: What solves the task, and a stage on its own points.
         sequences: The budget of the whole run.
-        upper: Upper end of each stage's range; null stands for the task's own.
+        upper: Upper end of each stage's range, by the name of a number; a list alone where the task
+            has one number. A number that is not named has its whole range throughout.
         shares: Share of the budget that each stage may spend, as many as stages, summing to 1.
         stage: Run only this stage, 1 to n, with the whole budget; null runs all.
 
@@ -29,71 +34,88 @@ class Curriculum:
 
     def __init__(
         self,
-        difficulties: tuple[int, int],
+        numbers: Mapping[str, tuple[int, int]],
+        goal: Goal,
         sequences: int,
-        upper: Sequence[int | None] = (None,),
+        upper: Upper | Mapping[str, Upper] = (None,),
         shares: Sequence[float] = (1.0,),
         stage: int | None = None,
     ) -> None:
-        lowest, highest = difficulties
-        bounds = [highest if bound is None else bound for bound in upper]
-        if (
-            not bounds
-            or sorted(set(bounds)) != bounds
-            or bounds[0] < lowest
-            or bounds[-1] > highest
-        ):
-            raise ValueError(
-                f"upper must grow within the task's range {lowest} to {highest}, got {list(upper)}"
+        ends = {name: _ends(name, bounds, numbers) for name, bounds in _named(upper, numbers)}
+        for name, bounds in ends.items():
+            if len(bounds) != len(shares):
+                raise ValueError(
+                    f"upper must have as many ends as there are shares, {len(shares)}, "
+                    f"got {len(bounds)} for {name}"
+                )
+        if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+            raise ValueError(f"shares must be numbers above 0 that sum to 1, got {list(shares)}")
+        stages = [
+            tuple(
+                (min(low, ends[name][k]), ends[name][k]) if name in ends else (low, high)
+                for name, (low, high) in numbers.items()
             )
-        if len(shares) != len(bounds) or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ValueError(
-                f"shares must be {len(bounds)} numbers above 0 that sum to 1, got {list(shares)}"
-            )
+            for k in range(len(shares))
+        ]
+        self._take(numbers, goal, sequences, stages, list(shares), stage)
+
+    def _take(
+        self,
+        numbers: Mapping[str, tuple[int, int]],
+        goal: Goal,
+        sequences: int,
+        stages: list[Ranges],
+        shares: list[float],
+        stage: int | None = None,
+    ) -> None:
         if stage is not None:
             check_at_least("stage", stage, 1)
-            if stage > len(bounds):
-                raise ValueError(f"stage must be at most {len(bounds)}, got {stage}")
-            bounds, shares = [bounds[stage - 1]], [1.0]
-        self.ranges = [(lowest, bound) for bound in bounds]
+            if stage > len(stages):
+                raise ValueError(f"stage must be at most {len(stages)}, got {stage}")
+            stages, shares = [stages[stage - 1]], [1.0]
+        self.numbers = list(numbers)
+        self.goal = goal
+        self.stages = stages
         self.budgets = [share * sequences for share in shares]
+        self.ends_when_solved = True
         self._began = 0
         self._ended: list[dict[str, Any]] = []
 
     @property
-    def difficulties(self) -> tuple[int, int]:
-        """The range to train on now, both ends included."""
-        return self.ranges[len(self._ended)]
+    def ranges(self) -> Ranges:
+        """What to train on now."""
+        return self.stages[len(self._ended)]
 
     @property
     def stage(self) -> int:
         """The stage that runs now, from 1."""
         return len(self._ended) + 1
 
-    def update(self, sequences: int, wrong_bits: float) -> bool:
-        """Take note of a validation on the stage's own difficulties, and move on if it is time.
+    def update(self, sequences: int, score: float) -> bool:
+        """Take note of a validation on the stage's own points, and move on if it is time.
 
         Args:
             sequences: Seen since the run began.
-            wrong_bits: Per sequence, on the stage's own difficulties.
+            score: The goal's metric on the stage's own points; nan where it has none.
 
         Returns:
             Whether a new stage begins.
 
         """
         spent = sequences - self._began
-        over = wrong_bits < SOLVED_BELOW or spent >= self.budgets[self.stage - 1]
-        if self.stage == len(self.ranges) or not over:
+        solved = self.ends_when_solved and score < self.goal.below
+        over = solved or spent >= self.budgets[self.stage - 1]
+        if self.stage == len(self.stages) or not over:
             return False
-        self._ended.append(self._record(sequences, wrong_bits))
+        self._ended.append(self._record(sequences, score))
         self._began = sequences
         return True
 
-    def report(self, sequences: int, wrong_bits: float) -> list[dict[str, Any]]:
-        """Every stage begun so far: its range, the sequences it took, its last wrong bits."""
+    def report(self, sequences: int, score: float) -> list[dict[str, Any]]:
+        """Every stage begun so far: its ranges, the sequences it took, its last score."""
         if sequences == self._began:
             return list(self._ended)
-        return [*self._ended, self._record(sequences, wrong_bits)]
+        return [*self._ended, self._record(sequences, score)]
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values to go on from."""
@@ -104,9 +126,89 @@ class Curriculum:
         self._began = state["began"]
         self._ended = [dict(stage) for stage in state["ended"]]
 
-    def _record(self, sequences: int, wrong_bits: float) -> dict[str, Any]:
+    def _record(self, sequences: int, score: float) -> dict[str, Any]:
         return {
-            "range": list(self.difficulties),
+            "ranges": {n: list(ends) for n, ends in zip(self.numbers, self.ranges, strict=True)},
             "sequences": sequences - self._began,
-            "wrong_bits_per_sequence": wrong_bits,
+            self.goal.metric: None if score != score else score,
         }
+
+
+class Growth(Curriculum):
+    """Numbers whose upper ends grow step by step, by the budget alone.
+
+    Args:
+        numbers: The task's numbers, each with its whole range, both ends included.
+        goal: What solves the task.
+        sequences: The budget of the whole run.
+        start: First upper end by the name of a number, at least 1; null lets each number start from
+            the lower end of its own range. It may lie below the range of a task: until it has grown
+            so far, training draws from there up.
+        over: Share of the budget over which they grow to the task's own, above 0, at most 1.
+
+    Raises:
+        ValueError: The stages do not fit; the message begins with the argument's name.
+
+    """
+
+    def __init__(
+        self,
+        numbers: Mapping[str, tuple[int, int]],
+        goal: Goal,
+        sequences: int,
+        start: Mapping[str, int] | None = None,
+        over: float = 0.6,
+    ) -> None:
+        check_share("over", over)
+        if over == 0:
+            raise ValueError("over must be above 0, got 0")
+        begin = {name: low for name, (low, _) in numbers.items()} if start is None else dict(start)
+        for name, first in begin.items():
+            if name not in numbers:
+                raise ValueError(f"start must name {', '.join(numbers)}, got {name!r}")
+            if not 1 <= first <= numbers[name][1]:
+                raise ValueError(f"start must be 1 to {numbers[name][1]} for {name}, got {first}")
+        steps = max((numbers[name][1] - first for name, first in begin.items()), default=0)
+        stages = [
+            tuple(
+                _grown(ends, begin.get(name, ends[1]), k / steps if steps else 1.0)
+                for name, ends in numbers.items()
+            )
+            for k in range(steps + 1)
+        ]
+        share = over / steps if steps else 1.0
+        shares = [share] * steps + [1 - share * steps if steps else 1.0]
+        self._take(numbers, goal, sequences, stages, shares)
+        self.ends_when_solved = False
+
+
+def _grown(ends: tuple[int, int], first: int, grown: float) -> tuple[int, int]:
+    """The range of a number that has grown from ``first`` by a share of its way."""
+    low, high = ends
+    return min(low, first), round(first + grown * (high - first))
+
+
+def _named(
+    upper: Upper | Mapping[str, Upper], numbers: Mapping[str, tuple[int, int]]
+) -> list[tuple[str, Upper]]:
+    """Upper ends by the name of their number."""
+    if isinstance(upper, Mapping):
+        unknown = [name for name in upper if name not in numbers]
+        if unknown:
+            raise ValueError(f"upper must name {', '.join(numbers)}, got {unknown[0]!r}")
+        return list(upper.items())
+    if len(numbers) == 1 or all(bound is None for bound in upper):
+        return [(name, upper) for name in numbers]
+    example = ", ".join(f"{name}: […]" for name in numbers)
+    raise ValueError(f"upper must say which number it is of: {{{example}}}, got {list(upper)}")
+
+
+def _ends(name: str, bounds: Upper, numbers: Mapping[str, tuple[int, int]]) -> list[int]:
+    """The upper ends of a number, null filled in."""
+    low, high = numbers[name]
+    ends = [high if bound is None else bound for bound in bounds]
+    if not ends or sorted(set(ends)) != ends or ends[0] < low or ends[-1] > high:
+        raise ValueError(
+            f"upper must grow within the task's range {low} to {high} of {name}, got {list(bounds)}"
+        )
+    return ends

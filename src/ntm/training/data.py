@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
-from ntm.tasks import Batch, Task
+from ntm.tasks import Batch, Point, Ranges, Task
 from ntm.tasks.sampling import (
     TEST,
     TEST_SEQUENCES,
@@ -20,6 +20,9 @@ from ntm.tasks.sampling import (
     sample,
 )
 
+_FIXED = {"val": (VALIDATION, VALIDATION_SEQUENCES), "test": (TEST, TEST_SEQUENCES)}
+"""Split and size of the fixed sets."""
+
 
 class _TrainingBatches(Dataset[Batch]):
     """Batch k of the training split, this process's rows of it."""
@@ -29,19 +32,19 @@ class _TrainingBatches(Dataset[Batch]):
         task: Task,
         seed: int,
         batch_size: int,
-        difficulties: tuple[int, int],
+        ranges: Ranges,
         rank: int,
         world_size: int,
     ) -> None:
         self.task = task
         self.seed = seed
         self.batch_size = batch_size
-        self.difficulties = difficulties
+        self.ranges = ranges
         self.rank = rank
         self.world_size = world_size
 
     def __getitem__(self, k: int) -> Batch:
-        batch = sample(self.task, TRAINING, k, self.batch_size, self.difficulties, self.seed)
+        batch = sample(self.task, TRAINING, k, self.batch_size, self.ranges, self.seed)
         return rows(batch, self.rank, self.world_size)
 
 
@@ -75,17 +78,31 @@ class SequenceData(pl.LightningDataModule):
         self.batches_per_epoch = min(math.ceil(validate_every / batch_size), self.batches)
         self.epochs = math.ceil(self.batches / self.batches_per_epoch)
         self.num_workers = num_workers
-        self.difficulties = task.difficulties
-        """The range of the next training batches; changed only where an epoch ends."""
-        self._validation: list[Batch] = []
+        self.ranges = task.ranges
+        """Those of the next training batches; changed only where an epoch ends."""
+        self.points = task.points()
+        """That of every validation and test batch, in order."""
+        self._sets: dict[str, list[Batch]] = {}
 
     def sequences_after(self, epoch: int) -> int:
         """Sequences seen when an epoch, counted from 0, has ended."""
         return min((epoch + 1) * self.batches_per_epoch, self.batches) * self.batch_size
 
-    def validation_difficulty(self, index: int) -> int:
-        """Difficulty of validation batch ``index``."""
-        return self.task.difficulties[0] + index
+    def optimum(self, stage: str, points: Collection[Point] | None = None) -> float | None:
+        """Bits per sequence of the best possible predictor on a fixed set; None: not known.
+
+        Args:
+            stage: ``val`` or ``test``.
+            points: Those that count; None for all.
+
+        """
+        known = [
+            float(optimum.double().mean())
+            for point, batch in zip(self.points, self._set(stage), strict=True)
+            if points is None or point in points
+            if (optimum := self.task.optimum(batch)) is not None
+        ]
+        return sum(known) / len(known) if known else None
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The batches of the current epoch; k counts from the run's start."""
@@ -95,7 +112,7 @@ class SequenceData(pl.LightningDataModule):
             self.task,
             self.seed,
             self.batch_size,
-            self.difficulties,
+            self.ranges,
             self.trainer.global_rank,
             self.trainer.world_size,
         )
@@ -103,20 +120,24 @@ class SequenceData(pl.LightningDataModule):
         return DataLoader(batches, batch_size=None, sampler=indices, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """One batch for each difficulty of the task's whole range, 640 sequences or more."""
-        if not self._validation:
-            self._validation = fixed_set(self.task, VALIDATION, VALIDATION_SEQUENCES)
-        return self._fixed(self._validation)
+        """One batch for each of the task's points, 640 sequences or more."""
+        return self._fixed("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """Likewise, 2,000 sequences or more that training never touches."""
-        return self._fixed(fixed_set(self.task, TEST, TEST_SEQUENCES))
+        return self._fixed("test")
 
-    def _fixed(self, batches: Sequence[Batch]) -> DataLoader[Batch]:
+    def _set(self, stage: str) -> list[Batch]:
+        if stage not in self._sets:
+            split, size = _FIXED[stage]
+            self._sets[stage] = fixed_set(self.task, split, size)
+        return self._sets[stage]
+
+    def _fixed(self, stage: str) -> DataLoader[Batch]:
         assert self.trainer is not None
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         return DataLoader(
-            [rows(batch, rank, world_size) for batch in batches],  # type: ignore[arg-type]
+            [rows(batch, rank, world_size) for batch in self._set(stage)],  # type: ignore[arg-type]
             batch_size=None,
         )
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from ntm.commands.command import DONE, FAILED, HELD, INTERRUPTED
 from ntm.commands.configuration import ConfigurationError, one_line
 from ntm.folders.locks import Held
-from ntm.folders.runs import RunFolder, read_rows
+from ntm.folders.runs import RunFolder
 from ntm.training.run import train
 from ntm.training.signals import Interrupted
 from ntm.views.evaluation import table
@@ -59,21 +59,25 @@ def report(config: DictConfig, result: dict[str, Any]) -> None:
     facts.add_column()
     solve = result["sequences_to_solve"]
     facts.add_row("solved at", f"{solve:,} sequences" if solve else "not solved")
+    above = result.get("bits_above_optimum")
     facts.add_row(
         "test set, best.ckpt",
         f"{result['wrong_bits_per_sequence']:.3f} wrong bits, "
-        f"{result['bits_per_sequence']:.3f} bits per sequence",
+        f"{result['bits_per_sequence']:.3f} bits per sequence"
+        + ("" if above is None else f", {above:.3f} above the optimum"),
     )
     facts.add_row(
         "trained",
         f"{result['sequences']:,} sequences in {result['seconds']:.0f} s, "
         f"{result['sequences_per_second']:,.0f}/s in training",
     )
+    if result.get("skipped_steps"):
+        facts.add_row("skipped", f"{result['skipped_steps']:,} steps, gradient not finite")
     facts.add_row("parameters", f"{result['parameters']:,}")
     facts.add_row("folder", str(folder.path))
     console.print(facts)
-    if folder.lengths.is_file():
-        rows = [row for row in read_rows(folder.lengths) if row["checkpoint"] == "best"]
+    rows = [row for row in folder.read_evaluations() if row["checkpoint"] == "best"]
+    if rows:
         console.print(table(rows))
     console.print(
         f"Curves and pictures: tensorboard --logdir {folder.path.parent.parent}", soft_wrap=True

@@ -12,10 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ntm.checks import check_choice
+from ntm.checks import check_at_least, check_choice
 from ntm.metrics import Counts, SequenceMetrics, count
 from ntm.tasks import Batch
 from ntm.training.optimizers import DECAYS
+
+
+class Diverged(Exception):
+    """What is computed is no longer a number."""
 
 
 class Penalty(Protocol):
@@ -45,6 +49,8 @@ class Learner(pl.LightningModule):
         penalty: What is added to the loss at first: maps the network and inputs to logits and a
             penalty for each of any number of things, whose mean is added while less than
             ``penalty.until`` of the budget is spent; null for none.
+        give_up_after: So many gradients in a row that are not finite end the run; until then such
+            a step is skipped and counted. 1 makes the first one fatal.
 
     Raises:
         ValueError: An argument is out of range; the message begins with its name.
@@ -60,8 +66,10 @@ class Learner(pl.LightningModule):
         clip_norm: float | None = None,
         clip_factor: float | None = None,
         penalty: Penalty | None = None,
+        give_up_after: int = 10,
     ) -> None:
         super().__init__()
+        check_at_least("give_up_after", give_up_after, 1)
         check_choice("decay", decay, DECAYS)
         clips = {"clip_value": clip_value, "clip_norm": clip_norm, "clip_factor": clip_factor}
         for name, value in clips.items():
@@ -74,6 +82,10 @@ class Learner(pl.LightningModule):
         self.clip_norm = clip_norm
         self.clip_factor = clip_factor
         self.penalty = penalty
+        self.give_up_after = give_up_after
+        self.skipped_steps = 0
+        """Steps not taken so far, for a gradient that is not finite."""
+        self._skipped_in_a_row = 0
         self.average_norm: Tensor
         self.register_buffer("average_norm", torch.tensor(0.0))
         self.train_metrics = SequenceMetrics()
@@ -123,17 +135,49 @@ class Learner(pl.LightningModule):
         }
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
-        """Clip by value, then by norm, where asked to; nothing here waits for the device."""
-        if self.clip_value is not None:
-            nn.utils.clip_grad_value_(self.parameters(), self.clip_value)
-        if self.clip_norm is None and self.clip_factor is None:
-            return
+        """Clip by value, then by norm, where asked to; drop a gradient that is not finite."""
         gradients = [p.grad for p in self.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
+        # Under 16-mixed the loss scaler does it, and overflows on purpose to find its scale.
+        if str(self.trainer.precision) != "16-mixed" and self._drops(norm):
+            return
+        if self.clip_value is not None:
+            nn.utils.clip_grad_value_(self.parameters(), self.clip_value)
+            norm = nn.utils.get_total_norm(gradients)
+        if self.clip_norm is None and self.clip_factor is None:
+            return
         group = optimizer.param_groups[0]
         limit = self._norm_limit(norm, group["lr"] / (group["initial_lr"] or 1.0))
         scale = (limit / (norm + 1e-6)).clamp(max=1.0)
         torch._foreach_mul_(gradients, scale)
+
+    def _drops(self, norm: Tensor) -> bool:
+        """Take the gradient away if its norm is not finite: the optimiser then changes nothing.
+
+        A head that is spread evenly multiplies rounding errors at every step (docs/recipe.md); on
+        one sequence in many thousands they overflow on the way back.
+        """
+        if torch.isfinite(norm):
+            self._skipped_in_a_row = 0
+            return False
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= self.give_up_after:
+            raise Diverged(
+                f"the gradient was not finite {self._skipped_in_a_row} times in a row, at step "
+                f"{self.trainer.global_step}; optimizer.give_up_after says how many are borne"
+            )
+        for parameter in self.parameters():
+            parameter.grad = None
+        return True
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the count of steps that were skipped."""
+        checkpoint["skipped_steps"] = (self.skipped_steps, self._skipped_in_a_row)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.skipped_steps, self._skipped_in_a_row = checkpoint.get("skipped_steps", (0, 0))
 
     def _norm_limit(self, norm: Tensor, rate: float) -> Tensor:
         """The largest norm allowed now, at a share of the full learning rate.
@@ -182,7 +226,9 @@ class Learner(pl.LightningModule):
         return values.sum() * self.trainer.world_size / total
 
     def _log(self, stage: str, metrics: SequenceMetrics) -> None:
-        values = {f"{stage}/{name}": value for name, value in metrics.compute().items()}
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        optimum = None if stage == "train" else data.optimum(stage)
+        values = {f"{stage}/{name}": value for name, value in metrics.results(optimum).items()}
         # The run recorder writes them, with sequences as steps.
         self.log_dict(values, logger=False)
         metrics.reset()

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from ntm.training.data import data_of
 from ntm.training.learner import Learner
 from ntm.views import figures
-from ntm.views.probing import evaluate, inside
+from ntm.views.probing import evaluate, inside, point_name
 
 
 class Pictures(Callback):
@@ -42,13 +42,14 @@ class Pictures(Callback):
     ) -> None:
         assert isinstance(module, Learner)
         task = data_of(trainer).task
-        length = task.difficulties[1]
-        _, answers = evaluate(module.network, task, [length], 1)
-        title = f"{task.difficulty} {length} after {step:,} sequences"
-        drawn = {"answer": figures.draw_answer(answers[length], title)}
-        seen = inside(module.network, task, length)
+        point = tuple(high for _, high in task.ranges)
+        _, answers = evaluate(module.network, task, [point], 1)
+        title = f"{task.label(point)} after {step:,} sequences"
+        at = point_name(task, point)
+        drawn = {f"answer/{at}": figures.draw_answer(answers[point], title)}
+        seen = inside(module.network, task, point)
         if seen is not None:
-            drawn["inside"] = figures.draw_inside(seen, title)
+            drawn[f"inside/{at}"] = figures.draw_inside(seen, title)
         for name, figure in drawn.items():
             image = figures.image_array(figure)
             log.experiment.add_image(name, image, step, dataformats="HWC")

@@ -15,6 +15,7 @@ from rich.table import Table
 from ntm.tasks import Batch
 from ntm.training.data import data_of, sequences_seen
 from ntm.training.learner import Learner
+from ntm.views.evaluation import in_words
 
 logger = logging.getLogger("ntm")
 
@@ -102,17 +103,19 @@ class Bar(ProgressBar):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how the validation went."""
-        values = trainer.callback_metrics
+        values, goal = trainer.callback_metrics, data_of(trainer).task.solved.metric
         done = data_of(trainer).sequences_after(trainer.current_epoch)
         began, before = self._seen
         logger.info(
-            "%s  %7s sequences  %5.0f/s  loss %.4f  wrong bits: training %.2f, validation %.3f",
+            "%s  %7s sequences  %5.0f/s  loss %.4f  wrong bits in training %.2f, "
+            "validation: %.3f %s",
             self.label,
             f"{done:,}",
             (done - before) / max(time.monotonic() - began, 1e-9),
             values["train/loss"],
             values["train/wrong_bits_per_sequence"],
-            values["val/wrong_bits_per_sequence"],
+            values[f"val/{goal}"],
+            in_words(goal),
         )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -18,15 +18,23 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from ntm.folders.locks import Held, Lock
 from ntm.folders.runs import RunFolder, append_row, kept_at, write_whole, writing
-from ntm.metrics import SOLVED_BELOW
 from ntm.tasks import Batch
 from ntm.training.data import data_of
 from ntm.training.devices import in_any
+from ntm.training.learner import Diverged, Learner
 from ntm.training.stages import Stages
 
-
-class Diverged(Exception):
-    """The loss is no longer a number."""
+RECORDED = (
+    "train/loss",
+    "train/wrong_bits_per_sequence",
+    "train/skipped_steps",
+    "val/loss",
+    "val/wrong_bits_per_sequence",
+    "val/bits_per_sequence",
+    "val/bits_above_optimum",
+    "val/accuracy",
+)
+"""Columns of metrics.csv that come from the learner, those that a task has."""
 
 
 class EventLog(TensorBoardLogger):
@@ -75,7 +83,7 @@ class Record(Checkpoint):
         self.keep_every = keep_every
         self.keep_last = keep_last
         self.history: list[tuple[int, float]] = []
-        """(sequences, wrong bits per sequence) of every validation."""
+        """(sequences, the goal's metric) of every validation."""
         self.training_seconds = 0.0
         self.earlier_seconds = 0.0
         """Wall time of the command before it was last resumed."""
@@ -124,12 +132,14 @@ class Record(Checkpoint):
         for name in ("train/loss", "val/loss"):
             if not math.isfinite(values[name]):
                 raise Diverged(f"{name} is {values[name]} after {sequences} sequences")
-        wrong = values["val/wrong_bits_per_sequence"]
-        self.history.append((sequences, wrong))
-        score = (wrong, values["val/loss"])
+        achieved = values[f"val/{data_of(trainer).task.solved.metric}"]
+        self.history.append((sequences, achieved))
+        score = (achieved, values["val/loss"])
         is_best = score <= self.best
         self.best = min(score, self.best)
         if trainer.is_global_zero:
+            assert isinstance(pl_module, Learner)
+            values["train/skipped_steps"] = pl_module.skipped_steps
             self._write_row(trainer, sequences, values)
         if is_best:
             trainer.save_checkpoint(self.folder.best)
@@ -140,15 +150,11 @@ class Record(Checkpoint):
 
     def _write_row(self, trainer: pl.Trainer, sequences: int, values: dict[str, float]) -> None:
         stages = next(c for c in trainer.callbacks if isinstance(c, Stages))  # type: ignore[attr-defined]
+        goal, numbers = data_of(trainer).task.solved, data_of(trainer).task.numbers
         values = {
-            "train/loss": values["train/loss"],
-            "train/wrong_bits_per_sequence": values["train/wrong_bits_per_sequence"],
-            "val/loss": values["val/loss"],
-            "val/wrong_bits_per_sequence": values["val/wrong_bits_per_sequence"],
-            "val/bits_per_sequence": values["val/bits_per_sequence"],
-            "val/accuracy": values["val/accuracy"],
-            "stage/highest": stages.highest,
-            "stage/wrong_bits_per_sequence": stages.wrong_bits,
+            **{name: values[name] for name in RECORDED if name in values},
+            **{f"stage/max_{n}": high for n, (_, high) in zip(numbers, stages.ranges, strict=True)},
+            f"stage/{goal.metric}": stages.score,
             "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
         }
         append_row(
@@ -156,7 +162,8 @@ class Record(Checkpoint):
             {"sequences": sequences, "seconds": round(self.seconds, 1), **values},
         )
         for log in trainer.loggers:
-            log.log_metrics(values, step=sequences)
+            known = {name: value for name, value in values.items() if not math.isnan(value)}
+            log.log_metrics(known, step=sequences)
             log.save()
 
     def _keep(self, sequences: int) -> None:
@@ -188,21 +195,23 @@ class Record(Checkpoint):
         self.earlier_seconds = max(self.earlier_seconds, state_dict["seconds"])
 
 
-def solved_at(history: list[tuple[int, float]]) -> tuple[int | None, int | None]:
+def solved_at(history: list[tuple[int, float]], below: float) -> tuple[int | None, int | None]:
     """When a run solved its task.
 
     Args:
-        history: (sequences, wrong bits per sequence) of every validation, in order.
+        history: (sequences, the goal's metric) of every validation, in order.
+        below: The goal's bound.
 
     Returns:
-        ``sequences_to_first_solve``, the first validation below 0.1, and ``sequences_to_solve``,
-        the first from which all later ones stay below; None if there is none.
+        ``sequences_to_first_solve``, the first validation below the bound, and
+        ``sequences_to_solve``, the first from which all later ones stay below; None if there is
+        none.
 
     """
-    first = next((at for at, wrong in history if wrong < SOLVED_BELOW), None)
+    first = next((at for at, achieved in history if achieved < below), None)
     solved = None
-    for at, wrong in reversed(history):
-        if wrong >= SOLVED_BELOW:
+    for at, achieved in reversed(history):
+        if achieved >= below:
             break
         solved = at
     return first, solved

@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
@@ -23,10 +23,12 @@ from ntm.folders import runs
 from ntm.folders.locks import Held, Lock
 from ntm.folders.runs import RunFolder, load_checkpoint
 from ntm.machine import NTM
+from ntm.tasks import Task
 from ntm.training.assembly import Run, precision_of, prepare, where_it_stands
 from ntm.training.record import solved_at
 from ntm.training.signals import Interrupted, terminable
 from ntm.views.evaluation import load_weights, write_evaluation
+from ntm.views.probing import point_name
 
 logger = logging.getLogger("ntm")
 
@@ -186,17 +188,18 @@ def _finish(run: Run) -> None:
     """Evaluate best.ckpt and write what the run came to."""
     device = run.trainer.strategy.root_device
     history = run.record.history
-    stages = run.stages.curriculum.report(history[-1][0], run.stages.wrong_bits)
+    stages = run.stages.curriculum.report(history[-1][0], run.stages.score)
     test = _test(run)
     network = run.learner.network.to(device)
-    lengths = run.config.evaluation.lengths
-    write_evaluation(
-        run.folder, network, run.task, lengths, run.config.evaluation.sequences, "best"
+    at, sequences = run.config.evaluation.at, run.config.evaluation.sequences
+    rows = write_evaluation(
+        run.folder, network, run.task, [run.task.point(plain(p)) for p in at], sequences, "best"
     )
-    first, solved = solved_at(history)
+    goal = run.task.solved
+    first, solved = solved_at(history, goal.below)
     for log in run.trainer.loggers:
-        numbers = {name: test[f"test/{name}"] for name in ("wrong_bits_per_sequence", "loss")}
-        final = {f"test/{name}": value for name, value in numbers.items()}
+        log.log_metrics(_by_point(run.task, rows, goal.metric), step=history[-1][0])
+        final = {name: test[name] for name in {f"test/{goal.metric}", "test/loss"}}
         final["test/sequences_to_solve"] = math.nan if solved is None else float(solved)
         log.log_hyperparams(flatten(plain(run.config)), final, step=history[-1][0])  # type: ignore[call-arg]
         log.save()
@@ -205,12 +208,29 @@ def _finish(run: Run) -> None:
         sequences=history[-1][0],
         sequences_to_solve=solved,
         sequences_to_first_solve=first,
+        solved_when=goal._asdict(),
         stages=stages,
-        wrong_bits_per_sequence=test["test/wrong_bits_per_sequence"],
-        bits_per_sequence=test["test/bits_per_sequence"],
+        skipped_steps=run.learner.skipped_steps,
+        **{
+            name: test[f"test/{name}"]
+            for name in ("wrong_bits_per_sequence", "bits_per_sequence", "bits_above_optimum")
+            if f"test/{name}" in test
+        },
         seconds=round(run.record.seconds, 1),
         sequences_per_second=round(history[-1][0] / run.record.training_seconds, 1),
     )
+
+
+def _by_point(task: Task, rows: Sequence[dict[str, Any]], metric: str) -> dict[str, float]:
+    """What the closing evaluation found, for TensorBoard: a tag a point."""
+    names = ("exact", metric)
+    return {
+        f"evaluation/{name}/{point_name(task, tuple(row[number] for number in task.numbers))}": row[
+            name
+        ]
+        for row in rows
+        for name in names
+    }
 
 
 def _test(run: Run) -> dict[str, float]:

@@ -89,8 +89,8 @@ class Plan:
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
-        self._engines: dict[str, str] = {}
-        """By everything else that a configuration says, but for the seed."""
+        self._found: dict[str, tuple[str, Any]] = {}
+        """Engine and points, by everything else that a configuration says, but for the seed."""
 
     def add(self, config: DictConfig) -> None:
         """Check a job and remember what it would do.
@@ -104,9 +104,10 @@ class Plan:
 
         values = flatten(plain(config)).items()
         kind = repr([(k, v) for k, v in values if k.split(".")[0] not in (*FREE, "seed")])
-        if kind not in self._engines:
-            self._engines[kind] = prepare(config).config.engine
-        config.engine = self._engines[kind]
+        if kind not in self._found:
+            found = prepare(config).config
+            self._found[kind] = found.engine, found.evaluation.at
+        config.engine, config.evaluation.at = self._found[kind]
         folder = RunFolder(config.folder)
         whole = -(-config.sequences // config.batch_size) * config.batch_size
         state = runs.START if config.trainer.fast_dev_run else folder.standing(config)

@@ -1,8 +1,9 @@
-"""A trained run at any lengths and memory size: its table and its pictures."""
+"""A trained run at any points and memory size: its table and its pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from ntm.commands.configuration import (
     build,
     check_evaluation,
     one_line,
+    plain,
     quiet_lightning,
 )
-from ntm.folders.runs import RunFolder, load_checkpoint, read_rows, write_rows, write_whole
+from ntm.folders.runs import RunFolder, load_checkpoint, write_rows, write_whole
 from ntm.machine import NTM
-from ntm.tasks import Task
+from ntm.tasks import Point, Task
 from ntm.views import figures
-from ntm.views.probing import evaluate, inside, inside_difficulty
+from ntm.views.probing import evaluate, inside, point_inside, point_name
 
 
 def load(run: str | Path, checkpoint: str = "best") -> nn.Module:
@@ -92,13 +94,50 @@ def evaluate_run(config: DictConfig) -> list[dict[str, Any]]:
     check_evaluation(config)
     torch.set_num_threads(config.threads)
     folder = RunFolder.existing(config.run, "run")
-    lengths = config.lengths
-    if lengths is None:
-        lengths = folder.read_config().evaluation.lengths
     task, network = restore(folder, config.checkpoint)
+    points = _asked(task, config, folder)
     resize_memory(network, config.memory_size)
     network.to(_device(config.accelerator))
-    return write_evaluation(folder, network, task, lengths, config.sequences, config.checkpoint)
+    return write_evaluation(folder, network, task, points, config.sequences, config.checkpoint)
+
+
+def _asked(task: Task, config: DictConfig, folder: RunFolder) -> list[Point]:
+    """The points that a command asks for; else those of the run's own evaluation."""
+    if config.lengths is not None and list(task.numbers) != ["length"]:
+        raise ConfigurationError(
+            f"lengths is for tasks whose one number is length, got {task.name}, which has "
+            f"{', '.join(task.numbers)}: set at"
+        )
+    key = "at" if config.lengths is None else "lengths"
+    given = config[key]
+    if given is None:
+        before = folder.read_config().evaluation  # runs of before have lengths
+        given = before.get("at", before.get("lengths"))
+    return [task.point(plain(value)) for value in evaluation_points(task, given, key)]
+
+
+def evaluation_points(task: Task, given: Any, key: str) -> list[Any]:
+    """Points as a configuration holds them: numbers by name, or bare where there is one.
+
+    Args:
+        task: Whose points they are.
+        given: A list of what `Task.point` takes; None for those that the task itself shows.
+        key: What they were given for.
+
+    Raises:
+        ConfigurationError: They are no such list; the message begins with the key.
+
+    """
+    wanted = list(task.shown) if given is None else plain(given)
+    if not isinstance(wanted, list) or not wanted:
+        raise ConfigurationError(f"{key} must be a list of one point or more, got {wanted!r}")
+    if given is not None:
+        try:
+            wanted = [task.point(point) for point in wanted]
+        except ValueError as error:
+            raise ConfigurationError(f"{key}: {error}") from error
+    named = [task.named(point) for point in wanted]
+    return [next(iter(point.values())) if len(point) == 1 else point for point in named]
 
 
 def evaluate_job(config: DictConfig) -> int:
@@ -112,7 +151,7 @@ def evaluate_job(config: DictConfig) -> int:
     console = Console()
     console.print(table(rows))
     folder = RunFolder(config.run)
-    console.print(f"Table and pictures: {folder.lengths}, {folder.figures}", soft_wrap=True)
+    console.print(f"Table and pictures: {folder.evaluations}, {folder.figures}", soft_wrap=True)
     return DONE
 
 
@@ -132,27 +171,25 @@ def write_evaluation(
     folder: RunFolder,
     network: nn.Module,
     task: Task,
-    lengths: Sequence[int],
+    points: Sequence[Point],
     sequences: int,
     checkpoint: str,
 ) -> list[dict[str, Any]]:
-    """Evaluate a network, and put rows into eval/lengths.csv and pictures into figures/."""
-    results, answers = evaluate(network, task, lengths, sequences)
+    """Evaluate a network, and put rows into eval/results.csv and pictures into figures/."""
+    results, answers = evaluate(network, task, points, sequences)
     rows = [_with_checkpoint(row, checkpoint) for row in results]
-    merge_lengths(folder.lengths, rows)
+    merge_evaluations(folder, rows)
     setting = _setting(folder, network, checkpoint)
-    for length, answer in answers.items():
-        figure = figures.draw_answer(answer, f"{task.name}, {task.difficulty} {length}")
-        name = f"{task.difficulty}_{length}{setting}.png"
+    for point, answer in answers.items():
+        figure = figures.draw_answer(answer, f"{task.name}, {task.label(point)}")
+        name = f"{point_name(task, point)}{setting}.png"
         write_whole(folder.figures / name, figures.png(figure))
-    length = inside_difficulty(task, lengths)
-    seen = inside(network, task, length)
+    point = point_inside(task, points)
+    seen = inside(network, task, point)
     if seen is not None:
-        figure = figures.draw_inside(
-            seen, f"Inside the machine: {task.name}, {task.difficulty} {length}"
-        )
-        name = f"inside_{task.difficulty}_{length}{setting}.png"
-        write_whole(folder.figures / name, figures.png(figure))
+        title = f"Inside the machine: {task.name}, {task.label(point)}"
+        name = f"inside_{point_name(task, point)}{setting}.png"
+        write_whole(folder.figures / name, figures.png(figures.draw_inside(seen, title)))
     return rows
 
 
@@ -176,46 +213,68 @@ def resize_memory(network: nn.Module, memory_size: int | None) -> None:
         raise ConfigurationError(str(error)) from error
 
 
-def merge_lengths(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Put rows into eval/lengths.csv; a row takes the place of one with the same setting."""
-    identity = list(rows[0])[:3]
+def merge_evaluations(folder: RunFolder, rows: list[dict[str, Any]]) -> None:
+    """Put rows into eval/results.csv; a row takes the place of one with the same setting."""
+    names = numbers_of(rows[0])
+    identity = [*names, "kind", "memory_size", "checkpoint"]
 
     def setting(row: dict[str, Any]) -> tuple[str, ...]:
         return tuple(str(row[column]) for column in identity)
 
-    def order(row: dict[str, Any]) -> tuple[str, int, int]:
-        length, memory_size, checkpoint = setting(row)
-        return checkpoint, int(memory_size or 0), int(length)
+    def order(row: dict[str, Any]) -> tuple[Any, ...]:
+        point = [int(row[name]) for name in names]
+        return str(row["checkpoint"]), str(row["kind"]), int(row["memory_size"] or 0), *point
 
-    kept = {setting(row): row for row in (read_rows(path) if path.is_file() else [])}
+    kept = {setting(row): row for row in folder.read_evaluations()}
     kept |= {setting(row): row for row in rows}
-    write_rows(path, sorted(kept.values(), key=order), header=rows[0])
+    write_rows(folder.evaluations, sorted(kept.values(), key=order), header=rows[0])
+
+
+def numbers_of(row: dict[str, Any]) -> list[str]:
+    """The task's numbers in a row of eval/results.csv: what stands before its kind."""
+    columns = list(row)
+    return columns[: columns.index("kind")]
+
+
+def in_words(metric: str) -> str:
+    """A metric as people say it: ``wrong bits``."""
+    return metric.removesuffix("_per_sequence").replace("_", " ")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """Rows of eval/lengths.csv as a table for a terminal of 80 columns."""
+    """Rows of eval/results.csv as a table for a terminal of 80 columns."""
     checkpoints = sorted({str(row["checkpoint"]) for row in rows})
     drawn = Table(title=f"Fresh sequences, {' and '.join(checkpoints)}.ckpt")
-    difficulty = next(iter(rows[0]))
-    headings = [difficulty, "memory", "sequences", "wrong bits", "± sd", "bits", "right", "exact"]
-    for heading in headings:
+    names = numbers_of(rows[0])
+    columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        *((name, partial(_cell, name, "")) for name in names),
+        ("memory", partial(_cell, "memory_size", "")),
+        ("sequences", partial(_cell, "sequences", "")),
+        ("wrong bits", partial(_cell, "wrong_bits_per_sequence", ".2f")),
+        ("bits", partial(_cell, "bits_per_sequence", ".2f")),
+        ("exact", lambda row: f"{100 * float(row['exact']):.0f}%"),
+    ]
+    if any(row.get("bits_above_optimum") not in (None, "") for row in rows):
+        columns[-1] = ("above optimum", partial(_cell, "bits_above_optimum", ".2f"))
+    elif len(names) == 1:  # more does not fit
+        columns.insert(-2, ("± sd", partial(_cell, "wrong_bits_sd", ".2f")))
+        columns.insert(-1, ("right", lambda row: f"{100 * float(row['accuracy']):.2f}%"))
+    for heading, _ in columns:
         drawn.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        drawn.add_row(
-            *(str(row[name]) for name in (difficulty, "memory_size", "sequences")),
-            f"{float(row['wrong_bits_per_sequence']):.2f}",
-            f"{float(row['wrong_bits_sd']):.2f}",
-            f"{float(row['bits_per_sequence']):.2f}",
-            f"{100 * float(row['accuracy']):.2f}%",
-            f"{100 * float(row['exact']):.0f}%",
-        )
+        drawn.add_row(*(cell(row) for _, cell in columns))
     return drawn
 
 
+def _cell(name: str, style: str, row: dict[str, Any]) -> str:
+    return format(float(row[name]), style) if style else str(row[name])
+
+
 def _with_checkpoint(row: dict[str, Any], checkpoint: str) -> dict[str, Any]:
-    """The row with its checkpoint as third column."""
+    """The row with its checkpoint after the memory size."""
     columns = list(row.items())
-    return dict([*columns[:2], ("checkpoint", checkpoint), *columns[2:]])
+    after = list(row).index("memory_size") + 1
+    return dict([*columns[:after], ("checkpoint", checkpoint), *columns[after:]])
 
 
 def _setting(folder: RunFolder, network: nn.Module, checkpoint: str) -> str:

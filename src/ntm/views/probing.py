@@ -1,4 +1,4 @@
-"""A trained network at any difficulty and memory size: numbers, and arrays to draw."""
+"""A trained network at any point and memory size: numbers, and arrays to draw."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ntm.machine import NTM
-from ntm.metrics import count
-from ntm.tasks import Batch, Task
-from ntm.tasks.sampling import EVALUATION, sample
+from ntm.metrics import count, wrong_bits
+from ntm.tasks import Batch, Point, Task
+from ntm.tasks.sampling import EVALUATION, sample_at
 
+DRAWN = "drawn"
+"""The kind of sequences that training draws."""
 STEPS_AT_ONCE = 256
 """Time steps per call of the network; the state goes from one call to the next."""
 ELEMENTS_AT_ONCE = 4_000_000
@@ -53,43 +55,50 @@ class Inside(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, task: Task, difficulties: Sequence[int], sequences: int
-) -> tuple[list[dict[str, Any]], dict[int, Answer]]:
-    """Run a network on fresh sequences of each difficulty.
+    network: nn.Module, task: Task, points: Sequence[Point], sequences: int
+) -> tuple[list[dict[str, Any]], dict[Point, Answer]]:
+    """Run a network on fresh sequences at each point.
 
-    The sequences are the same for every network. Memory use does not grow with the difficulty
-    beyond that of the sequences themselves.
+    The sequences are the same for every network. Memory use does not grow with their length beyond
+    that of the sequences themselves.
 
     Args:
         network: Maps inputs and a state to logits and a state; evaluated as it stands.
         task: Draws the sequences.
-        difficulties: Each at least 1.
+        points: Where; see `Task.point`.
         sequences: How many of each, at least 1.
 
     Returns:
-        One row for each difficulty, by the columns of eval/lengths.csv but ``checkpoint``, and
-        the answer to its first sequence.
+        One row for each point, by the columns of eval/results.csv but ``checkpoint``, and the
+        answer to its first sequence. What a task does not have is "".
 
     """
     rows, answers = [], {}
-    for difficulty in difficulties:
-        batch = sample(task, EVALUATION, 0, sequences, (difficulty, difficulty))
+    for point in points:
+        batch = sample_at(task, EVALUATION, sequences, point)
         with _evaluating(network):
             logits = torch.cat([_run(network, part) for part in _parts(network, batch)], dim=1)
         nats, wrong, bits = count(logits, batch)
+        paid, optimum = (nats.mean() / np.log(2)).item(), task.optimum(batch)
         rows.append(
             {
-                task.difficulty: difficulty,
+                **task.named(point),
+                "kind": DRAWN,
                 "memory_size": network.memory_size if isinstance(network, NTM) else "",
                 "sequences": sequences,
                 "wrong_bits_per_sequence": wrong.mean().item(),
                 "wrong_bits_sd": wrong.std(correction=0).item(),
-                "bits_per_sequence": (nats.mean() / np.log(2)).item(),
+                "bits_per_sequence": paid,
+                "bits_above_optimum": "" if optimum is None else paid - optimum.mean().item(),
                 "accuracy": 1 - (wrong.sum() / bits.sum()).item(),
                 "exact": (wrong == 0).float().mean().item(),
+                **{
+                    f"wrong_{name}_bits": wrong_bits(*_only(logits, batch, part)).mean().item()
+                    for name, part in task.parts.items()
+                },
             }
         )
-        answers[difficulty] = answer(logits[:, 0], batch)
+        answers[point] = answer(logits[:, 0], batch)
     return rows, answers
 
 
@@ -102,11 +111,16 @@ def answer(logits: Tensor, batch: Batch) -> Answer:
     return Answer(target, output, (logits[due] > 0).numpy() != (target > 0.5))
 
 
-def inside(network: nn.Module, task: Task, difficulty: int) -> Inside | None:
+def _only(logits: Tensor, batch: Batch, part: slice) -> tuple[Tensor, Batch]:
+    """Some output channels, and what they should be."""
+    return logits[..., part], batch._replace(targets=batch.targets[..., part])
+
+
+def inside(network: nn.Module, task: Task, point: Point) -> Inside | None:
     """What the network does over one sequence; None if it has no memory to look into."""
     if not isinstance(network, NTM):
         return None
-    batch = sample(task, EVALUATION, 0, 1, (difficulty, difficulty))
+    batch = sample_at(task, EVALUATION, 1, point)
     with _evaluating(network):
         trace = network.trace(batch.inputs.to(next(network.parameters())))
     one = {name: value[:, 0].float().cpu().numpy() for name, value in trace._asdict().items()}
@@ -121,13 +135,23 @@ def inside(network: nn.Module, task: Task, difficulty: int) -> Inside | None:
     )
 
 
-def inside_difficulty(task: Task, difficulties: Sequence[int]) -> int:
-    """The difficulty to look inside at: the hardest given that was trained on, else the task's.
+def point_inside(task: Task, points: Sequence[Point]) -> Point:
+    """The point to look inside at: the hardest given that was trained on, else the task's.
 
     A picture of a longer sequence has more steps than pixels, and its memories fill a gigabyte.
     """
-    hardest = task.difficulties[1]
-    return max((d for d in difficulties if d <= hardest), default=hardest)
+    hardest = tuple(high for _, high in task.ranges)
+    trained = [
+        point
+        for point in points
+        if all(at <= high for at, high in zip(point, hardest, strict=True))
+    ]
+    return max(trained, default=hardest)
+
+
+def point_name(task: Task, point: Point) -> str:
+    """A point in the name of a file or tag: ``length_20_repeats_10``."""
+    return "_".join(f"{name}_{value}" for name, value in task.named(point).items())
 
 
 @contextmanager

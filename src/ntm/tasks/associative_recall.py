@@ -1,0 +1,83 @@
+"""The associative-recall task (G14 section 4.3): shown an item, say the one that came after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ntm.checks import check_at_least, check_range
+from ntm.tasks.task import Batch, Point, Task, as_batch, blank
+
+
+class AssociativeRecall(Task):
+    """Items of random bit vectors, one of them again as a query, then the item that followed it.
+
+    Two items of V = 2 vectors of 1 bit, the first of them asked about, take
+    T = (V + 1)·items + 2V + 2 = 12 steps; the query is any item but the last::
+
+        step             0  1  2  3  4  5  6  7  8  9 10 11
+        input bit 0      .  1  0  .  1  1  .  1  0  .  .  .
+        item delimiter   1  .  .  1  .  .  .  .  .  .  .  .
+        query delimiter  .  .  .  .  .  .  1  .  .  1  .  .
+        target bit 0     .  .  .  .  .  .  .  .  .  .  1  1
+        mask             .  .  .  .  .  .  .  .  .  .  1  1
+
+    Args:
+        bits: Width of a vector, at least 1; I = bits + 2, O = bits.
+        vectors: Vectors of an item, at least 1.
+        min_items: Fewest items in training, at least 2.
+        max_items: Most items in training, at least ``min_items``.
+        mixed: Draw a number of items for every sequence instead of one for every batch; shorter
+            ones end early and are masked.
+        name: What the task is called in run folders and reports.
+
+    Raises:
+        ValueError: A number is out of range; the message begins with the argument's name.
+
+    """
+
+    least: Mapping[str, int] = {"items": 2}
+    shown = ((2,), (6,), (10,), (12,), (15,), (20,))
+
+    def __init__(
+        self,
+        bits: int = 6,
+        vectors: int = 3,
+        min_items: int = 2,
+        max_items: int = 6,
+        mixed: bool = False,
+        name: str = "associative_recall",
+    ) -> None:
+        check_at_least("bits", bits, 1)
+        check_at_least("vectors", vectors, 1)
+        check_range("items", min_items, max_items, 2)
+        self.name = name
+        self.vectors = vectors
+        self.input_size = bits + 2
+        self.output_size = bits
+        self.numbers = {"items": (min_items, max_items)}
+        self.mixed = mixed
+
+    def draw(self, rng: np.random.Generator, batch_size: int, point: Point) -> Batch:
+        """Draw sequences of equally many items, each with a query of its own; see `Task.draw`."""
+        (count,) = point
+        bits, vectors = self.output_size, self.vectors
+        heard = (vectors + 1) * count
+        answer = heard + vectors + 2
+        inputs, targets, mask = blank(answer + vectors, batch_size, self.input_size, bits)
+        items = rng.integers(0, 2, (count, vectors, batch_size, bits))
+        query = rng.integers(0, count - 1, batch_size)
+        row = np.arange(batch_size)
+        steps = inputs[:heard].reshape(count, vectors + 1, batch_size, -1)
+        steps[:, 0, :, bits] = 1
+        steps[:, 1:, :, :bits] = items
+        inputs[[heard, answer - 1], :, bits + 1] = 1
+        inputs[heard + 1 : answer - 1, :, :bits] = items[query, :, row].swapaxes(0, 1)
+        targets[answer:] = items[query + 1, :, row].swapaxes(0, 1)
+        mask[answer:] = 1
+        return as_batch(inputs, targets, mask)
+
+    def chance(self, point: Point) -> float:
+        """All bits of one item."""
+        return self.output_size * self.vectors

@@ -1,0 +1,83 @@
+"""The priority-sort task (G14 section 4.5): say the vectors of highest priority, in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ntm.checks import check_at_least, check_range
+from ntm.tasks.task import Batch, Point, Task, as_batch, blank
+
+
+class PrioritySort(Task):
+    """Random bit vectors with a priority each, a delimiter, then four in five, highest first.
+
+    Five items of 1 bit take T = 5 + 1 + 4 = 10 steps; priorities are uniform in [−1, 1]::
+
+        step          0    1    2    3    4    5    6    7    8    9
+        input bit 0   1    0    0    1    1    .    .    .    .    .
+        priority      0.3 -0.9  0.8 -0.2  0.5  .    .    .    .    .
+        delimiter     .    .    .    .    .    1    .    .    .    .
+        target bit 0  .    .    .    .    .    .    0    1    1    1
+        mask          .    .    .    .    .    .    1    1    1    1
+
+    Args:
+        bits: Width of a vector, at least 1; I = bits + 2, O = bits.
+        min_items: Fewest items in training, at least 2.
+        max_items: Most items in training, at least ``min_items``; of 20, 16 are asked for.
+        delimiter: A step with a flag on the last channel after the items; without it I = bits + 1.
+        mixed: Draw a number of items for every sequence instead of one for every batch; shorter
+            ones end early and are masked.
+        name: What the task is called in run folders and reports.
+
+    Raises:
+        ValueError: A number is out of range; the message begins with the argument's name.
+
+    """
+
+    least: Mapping[str, int] = {"items": 2}
+
+    def __init__(
+        self,
+        bits: int = 8,
+        min_items: int = 20,
+        max_items: int = 20,
+        delimiter: bool = True,
+        mixed: bool = False,
+        name: str = "priority_sort",
+    ) -> None:
+        check_at_least("bits", bits, 1)
+        check_range("items", min_items, max_items, 2)
+        self.name = name
+        self.input_size = bits + 1 + delimiter
+        self.output_size = bits
+        self.numbers = {"items": (min_items, max_items)}
+        self.shown = tuple((items,) for items in sorted({10, 20, 30, max_items}))
+        self.mixed = mixed
+        self.delimiter = delimiter
+
+    @staticmethod
+    def answers(items: int) -> int:
+        """How many of the items are asked for: G14's 16 of 20."""
+        return max(1, items * 4 // 5)
+
+    def draw(self, rng: np.random.Generator, batch_size: int, point: Point) -> Batch:
+        """Draw sequences of equally many items; see `Task.draw`."""
+        (items,) = point
+        bits, answers = self.output_size, self.answers(items)
+        begin = items + self.delimiter
+        inputs, targets, mask = blank(begin + answers, batch_size, self.input_size, bits)
+        vectors = rng.integers(0, 2, (items, batch_size, bits))
+        priorities = rng.uniform(-1, 1, (items, batch_size)).astype(np.float32)
+        inputs[:items, :, :bits] = vectors
+        inputs[:items, :, bits] = priorities
+        inputs[items:begin, :, -1] = 1
+        highest = np.argsort(-priorities, axis=0, kind="stable")[:answers]
+        targets[begin:] = vectors[highest, np.arange(batch_size)]
+        mask[begin:] = 1
+        return as_batch(inputs, targets, mask)
+
+    def chance(self, point: Point) -> float:
+        """All bits of the vectors asked for."""
+        return self.output_size * self.answers(point[0])
