@@ -38,4 +38,8 @@ def after() -> None:
 
 if __name__ == "__main__":
     sweeps.end_with_script()
-    sys.exit(command.main(Path(__file__).parent / "configs", "train", check, job, after))
+    sys.exit(
+        command.main(
+            Path(__file__).parent / "configs", "train", check, job, after, plan.check_folders
+        )
+    )

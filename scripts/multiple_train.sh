@@ -112,6 +112,7 @@ say() {
 }
 
 # One line from the records of a run: where it stands, its rate over the last intervals, wrong bits
+# or, where the task knows its optimum, bits above it
 # at the last validation, time left.
 progress() {
   local metrics=${folders[$1]}/metrics.csv
@@ -127,7 +128,8 @@ progress() {
       n++
       done[n] = $column["sequences"]
       seconds[n] = $column["seconds"]
-      wrong = $column["val/wrong_bits_per_sequence"]
+      above = "val/bits_above_optimum" in column
+      goal = $column[above ? "val/bits_above_optimum" : "val/wrong_bits_per_sequence"]
     }
     END {
       if (n == 0) { printf "%s  starting\n", label; exit }
@@ -135,14 +137,25 @@ progress() {
       spent = seconds[n] - seconds[from]
       rate = spent > 0 ? (done[n] - done[from]) / spent : 0
       left = done[n] >= total ? "evaluating" : rate > 0 ? clock((total - done[n]) / rate) " left" : ""
-      printf "%s  %3d %%  %" length(total) "d of %d  %4.0f/s  wrong bits %6.3f  %s\n",
-        label, 100 * done[n] / total, done[n], total, rate, wrong, left
+      printf "%s  %3d %%  %" length(total) "d of %d  %4.0f/s  %s %6.3f  %s\n",
+        label, 100 * done[n] / total, done[n], total, rate, above ? "above optimum" : "wrong bits", goal, left
     }' "$metrics"
 }
 
 # A value of a run's result.json.
 result() {
   sed -n "s/^  \"$2\": \(.*[^,]\),*\$/\1/p" "${folders[$1]}/result.json" 2>/dev/null
+}
+
+# What a finished run came to on the test set, by the metric of its task.
+reached() {
+  local above
+  above=$(result "$1" bits_above_optimum)
+  if [ -n "$above" ]; then
+    LC_ALL=C printf '%.3f bits above the optimum' "$above"
+  else
+    LC_ALL=C printf '%.3f wrong bits' "$(result "$1" wrong_bits_per_sequence)"
+  fi
 }
 
 show() {
@@ -218,7 +231,7 @@ ended() { # job, exit status
     states[$1]=finished
     [ -n "${resumed[$1]}" ] && states[$1]=resumed
     say "$(label "$1") finished: $(result "$1" sequences_to_solve | sed 's/^/solved at /; s/.*null/not solved/'), \
-$(LC_ALL=C printf %.3f "$(result "$1" wrong_bits_per_sequence)") wrong bits"
+$(reached "$1")"
     return
   fi
   notes[$1]=${last:--}

@@ -47,6 +47,7 @@ def main(
     check: Callable[[DictConfig], None],
     job: Callable[[DictConfig, float], int],
     after: Callable[[], None] | None = None,
+    ready: Callable[[], None] | None = None,
 ) -> int:
     """Run the command line `sys.argv` and return its exit status.
 
@@ -59,6 +60,8 @@ def main(
         job: Does one job and returns its exit status; also gets the time it began, by the
             monotonic clock, which for the first job is that of the command.
         after: Called once all jobs of a sweep were run.
+        ready: Called once all jobs are checked; raises `ConfigurationError` if they do not go
+            together.
 
     """
     launchers.end_with_parent()
@@ -73,6 +76,8 @@ def main(
             jobs = _jobs(configs, arguments.overrides, arguments.multirun)
             for config in configurations(configs, name, jobs):
                 check(config)
+            if ready is not None:
+                ready()
     except ConfigurationError as error:
         print(error, file=sys.stderr)
         return WRONG

@@ -188,6 +188,17 @@ class RunFolder:
                 path.unlink()
 
 
+def in_words(metric: str) -> str:
+    """A metric as people say it: ``wrong bits``."""
+    return metric.removesuffix("_per_sequence").replace("_", " ")
+
+
+def reached(result: dict[str, Any]) -> tuple[str, float]:
+    """What a finished run came to on the test set: the metric of its goal in words, its value."""
+    goal = result.get("solved_when", {"metric": "wrong_bits_per_sequence"})  # runs of before
+    return in_words(goal["metric"]), result[goal["metric"]]
+
+
 def kept_at(path: Path) -> int:
     """Sequences in the name of a checkpoint ``seq_<n>.ckpt``."""
     match = re.fullmatch(r"seq_(\d+)", path.stem)

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ntm.folders.runs import in_words
 from ntm.tasks import Batch
 from ntm.training.data import data_of, sequences_seen
 from ntm.training.learner import Learner
-from ntm.views.evaluation import in_words
 
 logger = logging.getLogger("ntm")
 

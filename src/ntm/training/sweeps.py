@@ -89,6 +89,8 @@ class Plan:
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
+        self._configs: dict[str, list[dict[str, Any]]] = {}
+        """Of the jobs of a folder, as flat plain values."""
         self._found: dict[str, tuple[str, Any]] = {}
         """Engine and points, by everything else that a configuration says, but for the seed."""
 
@@ -102,8 +104,9 @@ class Plan:
         check_values(config)  # at once; what follows loads torch
         from ntm.training.assembly import prepare
 
-        values = flatten(plain(config)).items()
-        kind = repr([(k, v) for k, v in values if k.split(".")[0] not in (*FREE, "seed")])
+        values = flatten(plain(config))
+        self._configs.setdefault(config.folder, []).append(values)
+        kind = repr([(k, v) for k, v in values.items() if k.split(".")[0] not in (*FREE, "seed")])
         if kind not in self._found:
             found = prepare(config).config
             self._found[kind] = found.engine, found.evaluation.at
@@ -115,10 +118,56 @@ class Plan:
         job = Job(config.model.name, config.seed, config.folder, whole, state, held or "-")
         self.jobs.append(job)
 
+    def check_folders(self) -> None:
+        """Refuse jobs that would write into one folder; call it when all jobs are added.
+
+        Raises:
+            ConfigurationError: Names two of them, and the name that tells all apart.
+
+        """
+        shared = {folder: same for folder, same in self._configs.items() if len(same) > 1}
+        if not shared:
+            return
+        differing = {key: None for same in shared.values() for key in _differing(same)}
+        folder, (first, second, *_) = next(iter(shared.items()))
+        apart = list(_differing([first, second]))
+        if not apart:
+            raise ConfigurationError(f"{folder} is the folder of two runs that are the same run")
+        one, other = (" ".join(f"{key}={job.get(key)}" for key in apart) for job in (first, second))
+        name = "_".join(["${task.name}", *(f"${{{key}}}" for key in differing)])
+        raise ConfigurationError(
+            f"{one} and {other} would share the folder {folder}; add \"name='{name}'\", "
+            "which gives each run its own"
+        )
+
     def skips(self, folder: str) -> bool:
         """Whether the run of a folder is one of several, and was finished from the start."""
         states = {job.folder: job.state for job in self.jobs}
         return len(states) > 1 and states.get(folder) == runs.SKIP
+
+
+def _differing(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """The fewest keys that all runs have and that tell them apart; all they differ in if none do.
+
+    A key that says what a shorter one says is left out: ``optimizer.algorithm.lr`` beside
+    ``optimizer.lr``.
+    """
+    keys = {key: None for config in configs for key in config if key.split(".")[0] not in FREE}
+    values = {key: tuple(repr(config.get(key)) for config in configs) for key in keys}
+    told: dict[tuple[str, ...], str] = {}
+    for key in sorted(keys, key=lambda key: (key.count("."), len(key))):
+        if len(set(values[key])) > 1 and all(key in config for config in configs):
+            told.setdefault(values[key], key)
+    chosen: list[str] = []
+    for key in told.values():
+        if len(_groups(chosen, values)) < len(_groups([*chosen, key], values)):
+            chosen.append(key)
+    return chosen or [key for key in keys if len(set(values[key])) > 1]
+
+
+def _groups(keys: Sequence[str], values: dict[str, tuple[str, ...]]) -> set[tuple[str, ...]]:
+    """What a set of keys tells apart."""
+    return set(zip(*(values[key] for key in keys), strict=True)) or {()}
 
 
 def plan(
@@ -152,11 +201,8 @@ def plan(
     checked = Plan()
     for config in configurations:
         checked.add(config)
-    jobs = checked.jobs
-    if len({job.folder for job in jobs}) < len(jobs):
-        folder = jobs[0].folder
-        raise ConfigurationError(f"each run must have a folder of its own, got {folder} twice")
-    return jobs, max(config.threads for config in configurations)
+    checked.check_folders()
+    return checked.jobs, max(config.threads for config in configurations)
 
 
 def outcome(planned: Job) -> Job:
@@ -195,47 +241,61 @@ def table(jobs: Sequence[Job]) -> None:
     from rich.table import Table
 
     results = [RunFolder(job.folder).read_result() for job in jobs]
+    names = {Path(job.folder).parent.parent for job in jobs}
+    titles = [_title(job, len(names) > 1) for job in jobs]
     shown = Table(title=f"{len(jobs)} runs")
     shown.add_column("run", no_wrap=True)
     shown.add_column("state")
-    for name in ("solved at", "wrong bits", "sequences", "time"):
+    goals = {runs.reached(result)[0] for result in results if _is_finished(result)}
+    goal = goals.pop() if len(goals) == 1 else "at the end"
+    for name in ("solved at", goal, "sequences", "time"):
         shown.add_column(name, justify="right")
-    for one, result in zip(jobs, results, strict=True):
-        shown.add_row(one.label, *_cells(one, result))
+    for title, one, result in zip(titles, jobs, results, strict=True):
+        shown.add_row(f"{title} seed {one.seed}", *_cells(one, result))
     console = Console(highlight=False)
     console.print(shown)
-    for model in dict.fromkeys(one.model for one in jobs):
-        of_model = [r for one, r in zip(jobs, results, strict=True) if one.model == model]
-        console.print(_summary(model, of_model), soft_wrap=True)
-    for one in jobs:
+    for title in dict.fromkeys(titles):
+        of_title = [r for own, r in zip(titles, results, strict=True) if own == title]
+        console.print(_summary(title, of_title), soft_wrap=True)
+    for title, one in zip(titles, jobs, strict=True):
         if one.state in (FAILED, HELD):
-            console.print(f"{one.state}: {one.label}: {one.note}", markup=False, soft_wrap=True)
+            failed = f"{one.state}: {title} seed {one.seed}: {one.note}"
+            console.print(failed, markup=False, soft_wrap=True)
     open_ = sum(one.state not in (FINISHED, RESUMED, SKIPPED) for one in jobs)
     if open_:
         console.print(f"The same command again goes on with {open_} of {len(jobs)} runs.")
-    root = Path(jobs[0].folder).parent.parent
+    root = os.path.commonpath(names)
     console.print(f"Curves and pictures: tensorboard --logdir {root}", soft_wrap=True)
+
+
+def _title(job: Job, several: bool) -> str:
+    """Runs that differ in their seed: their model, and the name where there are several."""
+    return f"{Path(job.folder).parent.parent.name} {job.model}" if several else job.model
 
 
 def _cells(one: Job, result: dict[str, Any]) -> tuple[str, ...]:
     done = result.get("sequences")
     seconds = result.get("seconds")
-    solved, wrong = "", ""
-    if result.get("status") == runs.FINISHED:
+    solved, reached = "", ""
+    if _is_finished(result):
         at = result["sequences_to_solve"]
-        solved, wrong = f"{at:,}" if at else "no", f"{result['wrong_bits_per_sequence']:.3f}"
+        solved, reached = f"{at:,}" if at else "no", f"{runs.reached(result)[1]:.3f}"
     whole = done is None or done >= one.sequences
     return (
         one.state,
         solved,
-        wrong,
+        reached,
         "" if done is None else f"{done:,}" if whole else f"{done:,} of {one.sequences:,}",
         "" if seconds is None else duration(seconds),
     )
 
 
+def _is_finished(result: dict[str, Any]) -> bool:
+    return result.get("status") == runs.FINISHED
+
+
 def _summary(model: str, results: list[dict[str, Any]]) -> str:
-    finished = [result for result in results if result.get("status") == runs.FINISHED]
+    finished = [result for result in results if _is_finished(result)]
     solved = sorted(r["sequences_to_solve"] for r in finished if r["sequences_to_solve"])
     text = f"{model}: {len(finished)} of {len(results)} finished, {len(solved)} solved"
     if not solved:

@@ -236,11 +236,6 @@ def numbers_of(row: dict[str, Any]) -> list[str]:
     return columns[: columns.index("kind")]
 
 
-def in_words(metric: str) -> str:
-    """A metric as people say it: ``wrong bits``."""
-    return metric.removesuffix("_per_sequence").replace("_", " ")
-
-
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """Rows of eval/results.csv as a table for a terminal of 80 columns."""
     checkpoints = sorted({str(row["checkpoint"]) for row in rows})
