@@ -34,8 +34,16 @@ from torch.profiler import ProfilerActivity, profile
 
 import ntm
 from ntm.machine import FeedforwardController, LSTMController
-from ntm.tasks import Copy
-from ntm.tasks.sampling import TRAINING, sample
+from ntm.tasks import (
+    AssociativeRecall,
+    Batch,
+    Copy,
+    DynamicNGrams,
+    PrioritySort,
+    RepeatCopy,
+    Task,
+)
+from ntm.tasks.sampling import TRAINING, sample, sample_at
 
 Step = Callable[[], None]
 LENGTHS = (10, 30, 100, 300, 1000)
@@ -69,9 +77,14 @@ CONTROLLERS: dict[str, Callable[..., nn.Module]] = {
 
 def training_step(make: Callable[[], nn.Module], length: int, batch_size: int) -> Step:
     """One step on the copy task as training does it."""
+    return step_on(make, sample_at(Copy(), TRAINING, batch_size, (length,)))
+
+
+def step_on(make: Callable[[], nn.Module], batch: Batch) -> Step:
+    """One step on a batch as training does it."""
     torch.manual_seed(0)
     network = make()
-    inputs, targets, _ = sample(Copy(), TRAINING, 0, batch_size, (length, length))
+    inputs, targets, _ = batch
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
@@ -143,6 +156,54 @@ def table_main(arguments: argparse.Namespace) -> None:
             first = next(iter(times.values()))
             for name, values in times.items():
                 print(f"| {length} | {B} | {name} | {told(values)} | {ratio(values, first):.2f} |")
+
+
+HARDEST: dict[Task, tuple[int, ...]] = {
+    Copy(): (20,),
+    RepeatCopy(): (10, 10),
+    AssociativeRecall(): (6,),
+    DynamicNGrams(): (200,),
+    PrioritySort(): (20,),
+}
+"""The tasks, each at the hardest point that training draws."""
+
+
+def table_tasks(arguments: argparse.Namespace) -> None:
+    """The default machine on every task, and what drawing its batches takes."""
+    columns = (
+        "task", "batch", "time steps", "ms per step", "spread", "per time step, over copy",
+        "over nn.LSTM(100)", "drawing, % of a step",
+    )  # fmt: skip
+    heading("Tasks, each at the hardest point in training", *columns)
+    for B in arguments.batch_sizes:
+        steps: dict[str, Step] = {}
+        for task, point in HARDEST.items():
+            batch = sample_at(task, TRAINING, B, point)
+            sizes = task.input_size, task.output_size
+            small = partial(ntm.LSTM, *sizes, 100, 1, initial_state="zeros")
+            steps[task.name] = step_on(partial(ntm.NTM, *sizes, engine="fused"), batch)
+            steps[f"{task.name}, LSTM"] = step_on(small, batch)
+            steps[f"{task.name}, drawing"] = drawing(task, point, B)
+        times = measure(steps, arguments.repeats)
+        T = {task.name: len(sample_at(task, TRAINING, 1, point).inputs) for task, point in
+             HARDEST.items()}  # fmt: skip
+        for name in T:
+            each = ratio(times[name], times["copy"]) * T["copy"] / T[name]
+            lstm, draws = (times[f"{name}, {other}"] for other in ("LSTM", "drawing"))
+            print(
+                f"| {name} | {B} | {T[name]} | {told(times[name])} | {each:.2f} "
+                f"| {ratio(times[name], lstm):.2f} | {100 * ratio(draws, times[name]):.1f} |"
+            )
+
+
+def drawing(task: Task, point: tuple[int, ...], batch_size: int) -> Step:
+    """Drawing a batch as training does it."""
+    ranges = tuple((value, value) for value in point)
+    return lambda: void(sample(task, TRAINING, 0, batch_size, ranges))
+
+
+def void(_result: object) -> None:
+    """Let a result go."""
 
 
 def table_threads(arguments: argparse.Namespace) -> None:
@@ -331,6 +392,7 @@ def first_use(controller: str, cache: str, threads: int) -> float:
 
 TABLES: dict[str, Callable[[argparse.Namespace], None]] = {
     "main": table_main,
+    "tasks": table_tasks,
     "threads": table_threads,
     "controllers": table_controllers,
     "growth": table_growth,

@@ -15,6 +15,8 @@ from ntm.tasks.task import Batch, Point, Ranges, Task
 
 TRAINING, VALIDATION, TEST, EVALUATION = range(4)
 """The splits, as they enter the seed of a batch."""
+ALIGNED = 64
+"""Bytes at whose multiples torch's memory begins."""
 VALIDATION_SEQUENCES = 640
 TEST_SEQUENCES = 2000
 
@@ -25,9 +27,9 @@ def sample(
     """Batch ``index`` of a split: the same for the same arguments, on every machine."""
     entropy = np.random.SeedSequence([seed, split, index, *itertools.chain(*ranges)])
     batch = task.sample(np.random.Generator(np.random.Philox(entropy)), batch_size, ranges)
-    # Into torch's own aligned memory: where NumPy's lies differs from process to process, and
+    # As torch's own memory is aligned: where NumPy's lies differs from process to process, and
     # matrix products round differently with it.
-    return Batch(*(part.clone() for part in batch))
+    return Batch(*(part if part.data_ptr() % ALIGNED == 0 else part.clone() for part in batch))
 
 
 def sample_at(task: Task, split: int, batch_size: int, point: Point) -> Batch:

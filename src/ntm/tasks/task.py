@@ -147,11 +147,11 @@ def side_by_side(batches: Sequence[Batch]) -> Batch:
 
 
 def blank(steps: int, batch_size: int, input_size: int, output_size: int) -> tuple[np.ndarray, ...]:
-    """Inputs, targets and mask of zeros, for `Task.draw` to fill in."""
+    """Inputs, targets and mask of zeros, in torch's own memory, for `Task.draw` to fill in."""
     return (
-        np.zeros((steps, batch_size, input_size), np.float32),
-        np.zeros((steps, batch_size, output_size), np.float32),
-        np.zeros((steps, batch_size), np.float32),
+        torch.zeros(steps, batch_size, input_size).numpy(),
+        torch.zeros(steps, batch_size, output_size).numpy(),
+        torch.zeros(steps, batch_size).numpy(),
     )
 
 
