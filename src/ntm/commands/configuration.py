@@ -129,7 +129,7 @@ MOVED = {
 }
 """Where a ``_target_`` of earlier configurations is now."""
 RENAMED = {"evaluation.lengths": "evaluation.at"}
-ADDED = {"optimizer.give_up_after": 10}
+ADDED = {"optimizer.give_up_after": 10, "curriculum.grow": None}
 """Keys that earlier configurations had by another name, or did not have, as they then were."""
 
 FREE = ("name", "folder", "logger", "callbacks", "overwrite")

@@ -13,7 +13,6 @@ _HOMES = {
     "Curriculum": "curriculum",
     "EventLog": "record",
     "GravesRMSprop": "optimizers",
-    "Growth": "curriculum",
 }
 """What configurations name, and the files that have it."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ntm.checks import check_at_least, check_share
+from ntm.checks import check_at_least
 from ntm.tasks import Goal, Ranges
 
 Upper = Sequence[int | None]
@@ -26,6 +26,10 @@ class Curriculum:
             has one number. A number that is not named has its whole range throughout.
         shares: Share of the budget that each stage may spend, as many as stages, summing to 1.
         stage: Run only this stage, 1 to n, with the whole budget; null runs all.
+        grow: In place of these, upper ends that grow one by one and by the budget alone:
+            ``start``, the first of each number by name, or null for the lower ends, and ``over``,
+            the share of the budget that it takes. A start may lie below the range of the task:
+            training then draws from there up throughout.
 
     Raises:
         ValueError: The stages do not fit; the message begins with the argument's name.
@@ -40,34 +44,12 @@ class Curriculum:
         upper: Upper | Mapping[str, Upper] = (None,),
         shares: Sequence[float] = (1.0,),
         stage: int | None = None,
+        grow: Mapping[str, Any] | None = None,
     ) -> None:
-        ends = {name: _ends(name, bounds, numbers) for name, bounds in _named(upper, numbers)}
-        for name, bounds in ends.items():
-            if len(bounds) != len(shares):
-                raise ValueError(
-                    f"upper must have as many ends as there are shares, {len(shares)}, "
-                    f"got {len(bounds)} for {name}"
-                )
-        if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ValueError(f"shares must be numbers above 0 that sum to 1, got {list(shares)}")
-        stages = [
-            tuple(
-                (min(low, ends[name][k]), ends[name][k]) if name in ends else (low, high)
-                for name, (low, high) in numbers.items()
-            )
-            for k in range(len(shares))
-        ]
-        self._take(numbers, goal, sequences, stages, list(shares), stage)
-
-    def _take(
-        self,
-        numbers: Mapping[str, tuple[int, int]],
-        goal: Goal,
-        sequences: int,
-        stages: list[Ranges],
-        shares: list[float],
-        stage: int | None = None,
-    ) -> None:
+        if grow is None:
+            stages, shares = _staged(numbers, upper, shares), list(shares)
+        else:
+            stages, shares = _growing(numbers, **_read(grow))
         if stage is not None:
             check_at_least("stage", stage, 1)
             if stage > len(stages):
@@ -77,7 +59,7 @@ class Curriculum:
         self.goal = goal
         self.stages = stages
         self.budgets = [share * sequences for share in shares]
-        self.ends_when_solved = True
+        self.ends_when_solved = grow is None
         self._began = 0
         self._ended: list[dict[str, Any]] = []
 
@@ -102,14 +84,19 @@ class Curriculum:
             Whether a new stage begins.
 
         """
-        spent = sequences - self._began
+        begun = len(self._ended)
+        while self.stage < len(self.stages) and self._is_over(sequences, score):
+            # Growth keeps to its own times: several stages may end between two validations.
+            end = sequences if self.ends_when_solved else self._began + self.budgets[self.stage - 1]
+            self._ended.append(self._record(round(end), score))
+            self._began = round(end)
+            if self.ends_when_solved:
+                break  # what it has solved is this stage alone
+        return len(self._ended) > begun
+
+    def _is_over(self, sequences: int, score: float) -> bool:
         solved = self.ends_when_solved and score < self.goal.below
-        over = solved or spent >= self.budgets[self.stage - 1]
-        if self.stage == len(self.stages) or not over:
-            return False
-        self._ended.append(self._record(sequences, score))
-        self._began = sequences
-        return True
+        return solved or sequences - self._began >= self.budgets[self.stage - 1]
 
     def report(self, sequences: int, score: float) -> list[dict[str, Any]]:
         """Every stage begun so far: its ranges, the sequences it took, its last score."""
@@ -134,52 +121,60 @@ class Curriculum:
         }
 
 
-class Growth(Curriculum):
-    """Numbers whose upper ends grow step by step, by the budget alone.
-
-    Args:
-        numbers: The task's numbers, each with its whole range, both ends included.
-        goal: What solves the task.
-        sequences: The budget of the whole run.
-        start: First upper end by the name of a number, at least 1; null lets each number start from
-            the lower end of its own range. It may lie below the range of a task: until it has grown
-            so far, training draws from there up.
-        over: Share of the budget over which they grow to the task's own, above 0, at most 1.
-
-    Raises:
-        ValueError: The stages do not fit; the message begins with the argument's name.
-
-    """
-
-    def __init__(
-        self,
-        numbers: Mapping[str, tuple[int, int]],
-        goal: Goal,
-        sequences: int,
-        start: Mapping[str, int] | None = None,
-        over: float = 0.6,
-    ) -> None:
-        check_share("over", over)
-        if over == 0:
-            raise ValueError("over must be above 0, got 0")
-        begin = {name: low for name, (low, _) in numbers.items()} if start is None else dict(start)
-        for name, first in begin.items():
-            if name not in numbers:
-                raise ValueError(f"start must name {', '.join(numbers)}, got {name!r}")
-            if not 1 <= first <= numbers[name][1]:
-                raise ValueError(f"start must be 1 to {numbers[name][1]} for {name}, got {first}")
-        steps = max((numbers[name][1] - first for name, first in begin.items()), default=0)
-        stages = [
-            tuple(
-                _grown(ends, begin.get(name, ends[1]), k / steps if steps else 1.0)
-                for name, ends in numbers.items()
+def _staged(
+    numbers: Mapping[str, tuple[int, int]],
+    upper: Upper | Mapping[str, Upper],
+    shares: Sequence[float],
+) -> list[Ranges]:
+    """Stages by their upper ends."""
+    ends = {name: _ends(name, bounds, numbers) for name, bounds in _named(upper, numbers)}
+    for name, bounds in ends.items():
+        if len(bounds) != len(shares):
+            raise ValueError(
+                f"upper must have as many ends as there are shares, {len(shares)}, "
+                f"got {len(bounds)} for {name}"
             )
-            for k in range(steps + 1)
-        ]
-        share = over / steps if steps else 1.0
-        shares = [share] * steps + [1 - share * steps if steps else 1.0]
-        self._take(numbers, goal, sequences, stages, shares)
-        self.ends_when_solved = False
+    if not shares or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"shares must be numbers above 0 that sum to 1, got {list(shares)}")
+    return [
+        tuple(
+            (low, ends[name][k]) if name in ends else (low, high)
+            for name, (low, high) in numbers.items()
+        )
+        for k in range(len(shares))
+    ]
+
+
+def _read(grow: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = [key for key in grow if key not in ("start", "over")]
+    if unknown:
+        raise ValueError(f"grow must have start and over, got {unknown[0]!r}")
+    return dict(grow)
+
+
+def _growing(
+    numbers: Mapping[str, tuple[int, int]],
+    start: Mapping[str, int] | None = None,
+    over: float = 0.6,
+) -> tuple[list[Ranges], list[float]]:
+    """Stages whose upper ends grow by one, and the share of the budget that each has."""
+    if not 0 < over <= 1:
+        raise ValueError(f"grow.over must be above 0, at most 1, got {over}")
+    begin = {name: low for name, (low, _) in numbers.items()} if start is None else dict(start)
+    for name, first in begin.items():
+        if name not in numbers:
+            raise ValueError(f"grow.start must name {', '.join(numbers)}, got {name!r}")
+        if not 1 <= first <= numbers[name][1]:
+            raise ValueError(f"grow.start must be 1 to {numbers[name][1]} for {name}, got {first}")
+    steps = max((numbers[name][1] - first for name, first in begin.items()), default=0)
+    stages = [
+        tuple(
+            _grown(ends, begin.get(name, ends[1]), k / steps if steps else 1.0)
+            for name, ends in numbers.items()
+        )
+        for k in range(steps + 1)
+    ]
+    return stages, [over / steps] * steps + [1.0]
 
 
 def _grown(ends: tuple[int, int], first: int, grown: float) -> tuple[int, int]:
