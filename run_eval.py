@@ -1,7 +1,8 @@
-"""Evaluate a trained run at other lengths, or with another memory.
+"""Evaluate a trained run at other points, or with another memory.
 
-python run_eval.py run=outputs/copy/ntm/seed_0 'lengths=[10,20,30,50,80,120]'
-python run_eval.py run=outputs/copy/ntm/seed_0 'lengths=[500]' memory_size=600
+python run_eval.py run=outputs/copy/ntm/seed_0 'at=[10,20,30,50,80,120]'
+python run_eval.py run=outputs/copy/ntm/seed_0 'at=[500]' memory_size=600
+python run_eval.py run=outputs/repeat_copy/ntm/seed_0 'at=[{length: 20, repeats: 10}]'
 """
 
 import sys
