@@ -15,7 +15,7 @@ SMALL = [
     "sequences=480",
     "batch_size=16",
     "validate_every=96",
-    "evaluation.lengths=[3,6]",
+    "evaluation.at=[3,6]",
     "evaluation.sequences=4",
     "callbacks.pictures_every=null",
 ]

@@ -77,7 +77,12 @@ WRONG = {
     "clipping by the trainer": (["trainer.gradient_clip_val=1"], ["optimizer.clip_norm"]),
     "unknown accelerator": (["trainer.accelerator=abacus"], ["trainer", "abacus"]),
     "wrong type for the trainer": (["trainer.num_nodes=many"], ["trainer.num_nodes", "many"]),
-    "no lengths": (["evaluation.lengths=[]"], ["evaluation.lengths", "[]"]),
+    "no points": (["evaluation.at=[]"], ["evaluation.at", "[]"]),
+    "a point that is none": (["evaluation.at=[0]"], ["evaluation.at", "length", "at least 1"]),
+    "a number of another task": (
+        ["evaluation.at=[{items: 3}]"],
+        ["evaluation.at", "length", "items"],
+    ),
     "nothing kept": (["callbacks.keep_last=0"], ["callbacks.keep_last", "at least 1", "0"]),
     "name of no folder": (["name=a/b"], ["name", "a/b"]),
     "unreadable override": (["seed"], ["seed"]),
@@ -131,7 +136,7 @@ WRONG_EVALUATIONS = {
 def test_wrong_evaluation_is_one_line_and_writes_nothing(
     overrides, words, trained, run_command, tmp_path, capsys
 ):
-    before = (trained / "eval" / "lengths.csv").read_bytes()
+    before = (trained / "eval" / "results.csv").read_bytes()
     overrides = [override.replace("RUN", str(trained)) for override in overrides]
     assert run_command("run_eval", *overrides) == 2
     line = capsys.readouterr().err
@@ -139,7 +144,7 @@ def test_wrong_evaluation_is_one_line_and_writes_nothing(
     assert "Traceback" not in line
     for word in words:
         assert word in line
-    assert (trained / "eval" / "lengths.csv").read_bytes() == before
+    assert (trained / "eval" / "results.csv").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] in ([], ["outputs"])
 
 

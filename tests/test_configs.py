@@ -88,7 +88,7 @@ PUBLISHED = {
         "model.network.controller.activation": "tanh",
         "model.network.initial_memory": "constant",
         "curriculum.upper": [5, 10, 20],
-        "evaluation.lengths": [10, 20, 30, 50, 80, 120],
+        "evaluation.at": [10, 20, 30, 50, 80, 120],
     },
     ("keras_ntm_copy", "lstm"): {
         "batch_size": 100,
@@ -97,7 +97,7 @@ PUBLISHED = {
         "optimizer.algorithm._target_": "torch.optim.Adam",
         "optimizer.algorithm.lr": 5e-4,
         "model.network.hidden_size": 256,
-        "evaluation.lengths": [5, 10, 20, 40, 80],
+        "evaluation.at": [5, 10, 20, 40, 80],
     },
     ("keras_ntm_copy", "ntm_feedforward"): {
         "model.network.controller._target_": "torch.nn.Identity",

@@ -301,11 +301,11 @@ class TestBegin:
     def test_writes_the_resolved_configuration(self, begun):
         assert begun.read_config() == {**CONFIG, "label": "copy!"}
         assert "${" not in begun.config.read_text()
-        assert all(p.is_dir() for p in (begun.checkpoints, begun.lengths.parent, begun.figures))
+        assert all(p.is_dir() for p in (begun.checkpoints, begun.evaluations.parent, begun.figures))
 
     def fill(self, folder):
         append_row(folder.metrics, {"sequences": 1})
-        append_row(folder.lengths, {"length": 1})
+        append_row(folder.evaluations, {"length": 1})
         write_whole(folder.last, b"x")
         write_whole(folder.figures / "length_1.png", b"x")
         write_events(folder, (1,))

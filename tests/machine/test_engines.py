@@ -263,7 +263,7 @@ def solve(engine: str, steps: int) -> tuple[NTM, list[float]]:
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-2)
     wrong = []
     for k in range(steps):
-        batch = sample(task, TRAINING, k, 16, (1, 3))
+        batch = sample(task, TRAINING, k, 16, ((1, 3),))
         logits, _ = net(batch.inputs)
         optimizer.zero_grad()
         (cross_entropy(logits, batch).sum() / target_bits(batch).sum()).backward()
@@ -280,7 +280,7 @@ def solve(engine: str, steps: int) -> tuple[NTM, list[float]]:
 def wrong_bits(net: NTM, task: Copy) -> float:
     metrics = SequenceMetrics()
     for k in range(4):
-        batch = sample(task, VALIDATION, k, 16, (1, 3))
+        batch = sample(task, VALIDATION, k, 16, ((1, 3),))
         metrics.update(*count(net(batch.inputs)[0], batch))
     return float(metrics.compute()["wrong_bits_per_sequence"])
 

@@ -15,7 +15,7 @@ BASE = {
     "split": TRAINING,
     "index": 5,
     "batch_size": 4,
-    "difficulties": (4, 6),
+    "ranges": ((4, 6),),
     "seed": 0,
 }
 
@@ -55,8 +55,8 @@ class TestSample:
             {"split": EVALUATION},
             {"index": 4},
             {"index": 0},
-            {"difficulties": (5, 6)},
-            {"difficulties": (4, 5)},
+            {"ranges": ((5, 6),)},
+            {"ranges": ((4, 5),)},
         ],
         ids=str,
     )
@@ -76,7 +76,7 @@ class TestSample:
         assert same(sample(TASK, **BASE), sample(TASK, **unseeded))
 
     def test_never_changes_between_versions(self):
-        batch = sample(Copy(), TRAINING, 7, 16, (1, 20), seed=3)
+        batch = sample(Copy(), TRAINING, 7, 16, ((1, 20),), seed=3)
         digest = hashlib.sha256(b"".join(part.numpy().tobytes() for part in batch)).hexdigest()
         assert digest == "e40fdb56e655f01db1a767fea1d7483c9c9e06d0bfaae6c611873c51ea12de42"
 
@@ -84,7 +84,7 @@ class TestSample:
 class TestRows:
     @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
     def test_of_all_ranks_together_are_the_batch(self, world_size):
-        batch = sample(Copy(2, 1, 5, mixed_lengths=True), TRAINING, 0, 8, (1, 5))
+        batch = sample(Copy(2, 1, 5, mixed_lengths=True), TRAINING, 0, 8, ((1, 5),))
         whole = [torch.full_like(part, -1) for part in batch]
         for rank in range(world_size):
             for part, into in zip(rows(batch, rank, world_size), whole, strict=True):
@@ -122,7 +122,7 @@ class TestTraining:
         drawn = list(at_epoch(made, epoch).train_dataloader())
         assert len(drawn) == (1 if epoch == 3 else 3)
         for k, batch in enumerate(drawn, start=3 * epoch):
-            assert same(batch, sample(TASK, TRAINING, k, 8, (1, 6), 0))
+            assert same(batch, sample(TASK, TRAINING, k, 8, ((1, 6),), 0))
 
     def test_the_interval_between_validations_changes_no_batch(self):
         often, seldom = data(validate_every=16), data(validate_every=128)
@@ -135,7 +135,7 @@ class TestTraining:
 
     def test_a_new_range_is_taken_by_the_next_loader(self):
         made = data()
-        made.difficulties = (2, 2)
+        made.ranges = ((2, 2),)
         assert {length(batch) for batch in made.train_dataloader()} == {2}
 
     @pytest.mark.parametrize("workers", [0, 1])
@@ -181,7 +181,7 @@ class TestFixedSets:
         for loader, least in ((made.val_dataloader(), 640), (made.test_dataloader(), 2000)):
             counts: dict[int, int] = {}
             for index, batch in enumerate(loader):
-                assert made.validation_difficulty(index) == length(batch)
+                assert made.points[index] == (length(batch),)
                 for due in batch.mask.sum(0).int().tolist():
                     counts[due] = counts.get(due, 0) + 1
             assert sorted(counts) == list(range(1, longest + 1))
@@ -191,7 +191,7 @@ class TestFixedSets:
     def test_are_the_same_for_every_run(self):
         first = data()
         other = at_epoch(data(seed=7, batch_size=3, sequences=9, num_workers=0), 2)
-        other.difficulties = (1, 2)  # a curriculum's stage changes what is trained on, only
+        other.ranges = ((1, 2),)  # a curriculum's stage changes what is trained on, only
         for name in ("val_dataloader", "test_dataloader"):
             pairs = zip(getattr(first, name)(), getattr(other, name)(), strict=True)
             assert all(same(a, b) for a, b in pairs)
@@ -241,4 +241,4 @@ class TestFixedSets:
 
 def test_batches_lie_where_products_round_alike_in_every_process():
     for k in range(20):
-        assert all(part.data_ptr() % 64 == 0 for part in sample(Copy(), TRAINING, k, 3, (1, 20)))
+        assert all(part.data_ptr() % 64 == 0 for part in sample(Copy(), TRAINING, k, 3, ((1, 20),)))

@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -124,14 +125,14 @@ class TestBothNetworks:
     def test_loss_is_cross_entropy_per_target_bit(self, name):
         learner, alone = Learner(network(name), SGD), Processes()
         learner.trainer = alone
-        batch = sample(MIXED, 0, 0, 6, (1, 4))
+        batch = sample(MIXED, 0, 0, 6, ((1, 4),))
         nats, bits = plain_loss(learner(batch.inputs), batch)
         assert learner.training_step(batch, 0).item() == pytest.approx(nats / bits, rel=1e-5)
 
     @pytest.mark.parametrize("world_size", [2, 3])
     def test_processes_together_have_the_gradient_of_the_whole_batch(self, name, world_size):
         """Rows of unlike lengths: a mean of the processes' own losses would be another."""
-        batch = sample(MIXED, 0, 0, 6, (1, 4))
+        batch = sample(MIXED, 0, 0, 6, ((1, 4),))
         learner, trainers = Learner(network(name), SGD), []
 
         def gradients(part: Batch, made: Processes) -> list[torch.Tensor]:
@@ -184,7 +185,7 @@ def test_logged_numbers_are_those_of_the_whole_interval():
     learner, module = Learner(network("lstm"), partial(torch.optim.SGD, lr=0.0)), data(MIXED)
     logged = {key: float(value) for key, value in fit(learner, module).callback_metrics.items()}
     for stage, batches in (
-        ("train", [sample(MIXED, 0, k, 4, (1, 4)) for k in range(2)]),
+        ("train", [sample(MIXED, 0, k, 4, ((1, 4),)) for k in range(2)]),
         ("val", list(module.val_dataloader())),
     ):
         counted = [plain_loss(learner(batch.inputs), batch) for batch in batches]
@@ -205,7 +206,7 @@ def test_an_interval_forgets_the_one_before():
 
     fit(learner, module, callbacks=[Watch()])
     for epoch, value in enumerate(logged):
-        batches = [sample(TASK, 0, k, 4, (1, 2)) for k in (2 * epoch, 2 * epoch + 1)]
+        batches = [sample(TASK, 0, k, 4, ((1, 2),)) for k in (2 * epoch, 2 * epoch + 1)]
         counted = [plain_loss(learner(batch.inputs), batch) for batch in batches]
         nats, bits = (sum(column) for column in zip(*counted, strict=True))
         assert value == pytest.approx(nats / bits, rel=1e-4)
@@ -230,9 +231,16 @@ class TestClipping:
             schedule.step()
         return made
 
+    @staticmethod
+    def learner(network: nn.Module, **arguments) -> Learner:
+        """In training, which says its precision and how far it is."""
+        made = Learner(network, SGD, **arguments)
+        made.trainer = SimpleNamespace(precision="32-true", global_step=7)
+        return made
+
     @pytest.mark.parametrize("rate", [1.0, 0.25])
     def test_by_a_multiple_of_the_running_average_that_grows_as_the_rate_falls(self, rate):
-        learner = Learner(nn.Linear(1, 1, bias=False), SGD, clip_norm=5.0, clip_factor=2.0)
+        learner = self.learner(nn.Linear(1, 1, bias=False), clip_norm=5.0, clip_factor=2.0)
         weight = learner.network.weight
         optimizer = self.optimizer([weight], (1.0, rate))
         average = None
@@ -246,13 +254,13 @@ class TestClipping:
             assert learner.average_norm.item() == pytest.approx(average, rel=1e-5)
 
     def test_the_running_average_is_in_the_checkpoint(self):
-        learner = Learner(nn.Linear(1, 1, bias=False), SGD, clip_factor=2.0)
+        learner = self.learner(nn.Linear(1, 1, bias=False), clip_factor=2.0)
         learner.network.weight.grad = torch.tensor([[3.0]])
         learner.configure_gradient_clipping(self.optimizer(learner.parameters()))
         assert learner.state_dict()["average_norm"].item() == pytest.approx(3.0)
 
     def clipped(self, **clips) -> list[float]:
-        learner = Learner(nn.Linear(3, 1, bias=False), SGD, **clips)
+        learner = self.learner(nn.Linear(3, 1, bias=False), **clips)
         weight = learner.network.weight
         weight.grad = torch.tensor([self.GRADIENT])
         learner.configure_gradient_clipping(self.optimizer(learner.parameters()))

@@ -77,7 +77,7 @@ def test_the_default_run_solves_copy_and_leaves_a_complete_folder(tmp_path):
     assert validations[-1] < 0.1
     for name in ("config.yaml", "train.log", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
         assert (folder / name).stat().st_size > 0
-    lengths = {row["length"]: row for row in csv.DictReader((folder / "eval/lengths.csv").open())}
+    lengths = {row["length"]: row for row in csv.DictReader((folder / "eval/results.csv").open())}
     assert lengths.keys() == {"10", "20", "30", "50", "80", "120"}
     assert float(lengths["20"]["wrong_bits_per_sequence"]) < 0.5
     for length in lengths:
@@ -279,7 +279,7 @@ def test_evaluating_merges_rows_and_draws(run_command, tmp_path, capsys):
     assert run_command("run_eval", run, "lengths=[3,9]", "memory_size=40", "sequences=3") == 0
     assert run_command("run_eval", run, "lengths=[3]", "checkpoint=last", "sequences=2") == 0
     assert run_command("run_eval", run, "lengths=[3]", "sequences=2") == 0
-    table = list(csv.DictReader((folder / "eval" / "lengths.csv").open()))
+    table = list(csv.DictReader((folder / "eval" / "results.csv").open()))
     assert [
         (row["length"], row["memory_size"], row["checkpoint"], row["sequences"]) for row in table
     ] == [

@@ -12,7 +12,7 @@ from ntm import LSTM, NTM, FeedforwardController
 from ntm.tasks import Batch, Copy
 from ntm.tasks.sampling import EVALUATION, sample
 from ntm.views import probing
-from ntm.views.probing import answer, evaluate, inside, inside_difficulty
+from ntm.views.probing import answer, evaluate, inside, point_inside
 
 torch.set_num_threads(1)
 BITS = 3
@@ -55,7 +55,7 @@ class Oracle(nn.Module):
 
 def plain_rows(difficulty: int, sequences: int, forgotten: int | None) -> dict[str, float]:
     """What the table says of an oracle, by loops over the sequences as lists."""
-    batch = sample(TASK, EVALUATION, 0, sequences, (difficulty, difficulty))
+    batch = sample(TASK, EVALUATION, 0, sequences, ((difficulty, difficulty),))
     heard = batch.inputs[:difficulty].tolist()
     right, wrong = (-math.log(1 / (1 + math.exp(-side * SURE))) for side in (1, -1))
     nats, wrongs = [], []
@@ -71,11 +71,13 @@ def plain_rows(difficulty: int, sequences: int, forgotten: int | None) -> dict[s
     mean = sum(wrongs) / sequences
     return {
         "length": difficulty,
+        "kind": "drawn",
         "memory_size": "",
         "sequences": sequences,
         "wrong_bits_per_sequence": mean,
         "wrong_bits_sd": math.sqrt(sum((w - mean) ** 2 for w in wrongs) / sequences),
         "bits_per_sequence": sum(nats) / math.log(2) / sequences,
+        "bits_above_optimum": "",
         "accuracy": 1 - sum(wrongs) / (sequences * difficulty * BITS),
         "exact": sum(w == 0 for w in wrongs) / sequences,
     }
@@ -84,16 +86,19 @@ def plain_rows(difficulty: int, sequences: int, forgotten: int | None) -> dict[s
 def check_same(row: dict, expected: dict, rel: float) -> None:
     """The same columns in the same order, numbers nearly so and words exactly."""
     assert list(row) == list(expected)
-    assert row["memory_size"] == expected["memory_size"]
-    numbers, others = ({k: v for k, v in r.items() if v != ""} for r in (row, expected))
+    words = ("kind", "memory_size")
+    assert [row[name] for name in words] == [expected[name] for name in words]
+    numbers, others = (
+        {k: v for k, v in r.items() if v != "" and k not in words} for r in (row, expected)
+    )
     assert numbers == pytest.approx(others, rel=rel)
 
 
 class TestEvaluate:
     @pytest.mark.parametrize("forgotten", [None, 0, 2])
     def test_rows_are_those_of_a_plain_loop(self, forgotten):
-        rows, answers = evaluate(Oracle(forgotten), TASK, [1, 4, 9], 20)
-        assert list(answers) == [1, 4, 9]
+        rows, answers = evaluate(Oracle(forgotten), TASK, [(1,), (4,), (9,)], 20)
+        assert list(answers) == [(1,), (4,), (9,)]
         for row, difficulty in zip(rows, (1, 4, 9), strict=True):
             check_same(row, plain_rows(difficulty, 20, forgotten), rel=1e-4)
         if forgotten is None:
@@ -102,11 +107,11 @@ class TestEvaluate:
             assert 0 < rows[1]["exact"] < 1
 
     def test_the_answer_is_that_of_the_first_sequence(self):
-        _, answers = evaluate(Oracle(forgotten=1), TASK, [4], 5)
-        target = sample(TASK, EVALUATION, 0, 5, (4, 4)).inputs[:4, 0, :BITS].numpy()
+        _, answers = evaluate(Oracle(forgotten=1), TASK, [(4,)], 5)
+        target = sample(TASK, EVALUATION, 0, 5, ((4, 4),)).inputs[:4, 0, :BITS].numpy()
         said = target.copy()
         said[1] = 0
-        seen = answers[4]
+        seen = answers[(4,)]
         assert np.array_equal(seen.target, target)
         np.testing.assert_allclose(seen.output, 1 / (1 + np.exp(-SURE * (2 * said - 1))), 1e-5)
         assert np.array_equal(seen.wrong, said != target)
@@ -126,46 +131,48 @@ class TestEvaluate:
         monkeypatch.setattr(probing, "STEPS_AT_ONCE", steps)
         monkeypatch.setattr(probing, "ELEMENTS_AT_ONCE", elements)
         oracle = Oracle(forgotten=2)
-        rows, _ = evaluate(oracle, TASK, [4], 7)
+        rows, _ = evaluate(oracle, TASK, [(4,)], 7)
         check_same(rows[0], plain_rows(4, 7, 2), rel=1e-4)
         assert set(oracle.shapes) == shapes
 
     @pytest.mark.parametrize("name", ["ntm", "lstm"])
     def test_stretches_change_nothing_of_a_real_network(self, name, monkeypatch):
         network = machine() if name == "ntm" else LSTM(BITS + 1, BITS, 5, 2)
-        whole, answers = evaluate(network, TASK, [3, 5], 5)
+        whole, answers = evaluate(network, TASK, [(3,), (5,)], 5)
         monkeypatch.setattr(probing, "STEPS_AT_ONCE", 3)
         # Two sequences at a time: N · M elements each.
         monkeypatch.setattr(probing, "ELEMENTS_AT_ONCE", 2 * 8 * 4 if name == "ntm" else 2)
-        parts, others = evaluate(network, TASK, [3, 5], 5)
+        parts, others = evaluate(network, TASK, [(3,), (5,)], 5)
         for row, part in zip(whole, parts, strict=True):
             check_same(row, part, rel=1e-5)
         for length in (3, 5):
-            np.testing.assert_allclose(answers[length].output, others[length].output, atol=1e-6)
+            np.testing.assert_allclose(
+                answers[(length,)].output, others[(length,)].output, atol=1e-6
+            )
 
     @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
     def test_mode_is_left_as_it_was(self, training):
         oracle = Oracle().train(training)
-        evaluate(oracle, TASK, [2, 3], 2)
+        evaluate(oracle, TASK, [(2,), (3,)], 2)
         assert oracle.training is training
         assert set(oracle.modes) == {False}
 
     def test_makes_no_graph(self):
         oracle = Oracle()
-        evaluate(oracle, TASK, [2], 2)
+        evaluate(oracle, TASK, [(2,)], 2)
         assert oracle.scale.grad is None
         assert torch.is_grad_enabled()
 
     def test_is_the_same_every_time_and_for_every_network(self):
-        first = evaluate(Oracle(), TASK, [5], 4)[1][5]
+        first = evaluate(Oracle(), TASK, [(5,)], 4)[1][(5,)]
         torch.manual_seed(99)
-        again = evaluate(machine(), TASK, [5], 4)[1][5]
+        again = evaluate(machine(), TASK, [(5,)], 4)[1][(5,)]
         assert np.array_equal(first.target, again.target)
 
     def test_names_the_memory_size(self):
         network = machine()
         network.resize_memory(11)
-        assert evaluate(network, TASK, [2], 2)[0][0]["memory_size"] == 11
+        assert evaluate(network, TASK, [(2,)], 2)[0][0]["memory_size"] == 11
 
 
 class TestAnswer:
@@ -217,9 +224,9 @@ class TestInside:
     def test_is_what_the_network_does_step_by_step(self, changes):
         network = machine(**changes)
         R, W = network.layout.num_read_heads, network.layout.num_write_heads
-        seen = inside(network, TASK, 4)
+        seen = inside(network, TASK, (4,))
         assert seen is not None
-        batch = sample(TASK, EVALUATION, 0, 1, (4, 4))
+        batch = sample(TASK, EVALUATION, 0, 1, ((4, 4),))
         assert np.array_equal(seen.inputs, batch.inputs[:, 0].numpy())
         state = None
         for t, step in enumerate(batch.inputs):
@@ -238,25 +245,25 @@ class TestInside:
 
     def test_adds_are_what_is_written(self):
         """Memory starts near nothing, so the first write alone makes what it holds after it."""
-        seen = inside(machine(), TASK, 2)
+        seen = inside(machine(), TASK, (2,))
         assert seen is not None
         written = np.outer(seen.write_weightings[0, 0], seen.adds[0, 0])
         np.testing.assert_allclose(seen.memory[0], written, atol=1e-5)
 
     def test_there_is_nothing_to_see_in_an_lstm(self):
-        assert inside(LSTM(BITS + 1, BITS, 4, 1), TASK, 3) is None
+        assert inside(LSTM(BITS + 1, BITS, 4, 1), TASK, (3,)) is None
 
     @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
     def test_mode_is_left_as_it_was(self, training):
         network = machine().train(training)
-        inside(network, TASK, 2)
+        inside(network, TASK, (2,))
         assert network.training is training
 
     def test_dropout_is_off(self):
         network = machine()
         network.controller.dropout.p = 0.9
         network.train()
-        one, other = (inside(network, TASK, 3) for _ in range(2))
+        one, other = (inside(network, TASK, (3,)) for _ in range(2))
         assert one is not None
         assert np.array_equal(one.memory, other.memory)
 
@@ -266,7 +273,7 @@ class TestInside:
             network.output.bias.fill_(-200.0)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            seen = inside(network, TASK, 2)
+            seen = inside(network, TASK, (2,))
         assert seen is not None
         assert seen.outputs.max() < 1e-6
 
@@ -277,4 +284,4 @@ class TestInside:
     ids=str,
 )
 def test_looks_inside_at_the_longest_that_was_trained_on(lengths, chosen):
-    assert inside_difficulty(Copy(8, 1, 20), lengths) == chosen
+    assert point_inside(Copy(8, 1, 20), [(length,) for length in lengths]) == (chosen,)

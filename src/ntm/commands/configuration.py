@@ -183,8 +183,15 @@ def check_evaluation(config: DictConfig) -> None:
         raise ConfigurationError(f"threads must be at least 1, got {config.threads}")
     if config.sequences < 1:
         raise ConfigurationError(f"sequences must be at least 1, got {config.sequences}")
-    if config.at is not None and config.lengths is not None:
-        raise ConfigurationError("lengths is another word for at: give one of them")
+    if config.lengths is None:
+        return
+    if config.at is not None:
+        raise ConfigurationError("lengths must not be given beside at, for which it is a word")
+    if len(config.lengths) == 0 or min(config.lengths) < 1:
+        raise ConfigurationError(
+            "lengths must be a list of one length or more, each at least 1, "
+            f"got {list(config.lengths)}"
+        )
 
 
 def check_comparison(config: DictConfig) -> None:

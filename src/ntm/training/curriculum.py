@@ -128,14 +128,13 @@ def _staged(
 ) -> list[Ranges]:
     """Stages by their upper ends."""
     ends = {name: _ends(name, bounds, numbers) for name, bounds in _named(upper, numbers)}
+    if not shares or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"shares must be numbers above 0 that sum to 1, got {list(shares)}")
     for name, bounds in ends.items():
         if len(bounds) != len(shares):
             raise ValueError(
-                f"upper must have as many ends as there are shares, {len(shares)}, "
-                f"got {len(bounds)} for {name}"
+                f"shares must be as many as the stages of {name}, {len(bounds)}, got {list(shares)}"
             )
-    if not shares or min(shares) <= 0 or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"shares must be numbers above 0 that sum to 1, got {list(shares)}")
     return [
         tuple(
             (low, ends[name][k]) if name in ends else (low, high)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ntm.tasks import Batch, Point, Ranges, Task
@@ -130,7 +131,8 @@ class SequenceData(pl.LightningDataModule):
     def _set(self, stage: str) -> list[Batch]:
         if stage not in self._sets:
             split, size = _FIXED[stage]
-            self._sets[stage] = fixed_set(self.task, split, size)
+            with torch.inference_mode(False):  # kept: what it makes is of no use in training
+                self._sets[stage] = fixed_set(self.task, split, size)
         return self._sets[stage]
 
     def _fixed(self, stage: str) -> DataLoader[Batch]:
