@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     quick = ["trainer.enable_model_summary=false", "callbacks.pictures_every=null"]
     sizes = ["task.max_length=3", "batch_size=16", "validate_every=16", "sequences=48"]
-    short = ["evaluation.lengths=[3]", "evaluation.sequences=4"]
+    short = ["evaluation.at=[3]", "evaluation.sequences=4"]
     sweep = ["-m", "model=ntm,lstm", "seed=0,1"]
     status, _, err = finish(folder, "run_train", *sweep, *sizes, *short, *quick)
     assert status == 0, err
@@ -66,7 +66,11 @@ def test_tags_are_equal_so_that_runs_overlay(address, script):
     assert len(seeds) == 1
     means = {frozenset(tags[run]) for run in MEANS}
     assert len(means) == 1
-    of_seeds = {tag for tag in next(iter(seeds)) if not tag.startswith(("test/", "_hparams_/"))}
+    of_seeds = {
+        tag
+        for tag in next(iter(seeds))
+        if not tag.startswith(("test/", "_hparams_/", "evaluation/"))
+    }
     assert {"val/wrong_bits_per_sequence", "train/loss"} <= of_seeds
     bands = {tag for tag in next(iter(means)) if tag.startswith("with_sd/")}
     assert next(iter(means)) - bands == of_seeds
@@ -77,7 +81,7 @@ def test_values_are_finite_and_steps_are_sequences(address, script):
     tags = script.ask(address, "plugin/scalars/tags")
     for run in RUNS | MEANS:
         for tag in tags[run]:
-            if tag.startswith(("test/", "_hparams_/")):
+            if tag.startswith(("test/", "_hparams_/", "evaluation/")):
                 continue
             shown = script.ask(address, "plugin/scalars/scalars", run=run, tag=tag)
             assert [step for _, step, _ in shown] == [16, 32, 48]

@@ -257,7 +257,8 @@ DAMAGE = {
         (b"not even a line", "no whole line"),
     ],
     "result.json": [(b'{"status": "fin', "no results"), (b"[1, 2]", "no results")],
-    "eval/lengths.csv": [(b"length,wrong\n1,2\n", "no lengths")],
+    "eval/lengths.csv": [(b"length,wrong\n1,2\n", "no evaluations")],
+    "eval/results.csv": [(b"length,wrong\n1,2\n", "no evaluations")],
     "config.yaml": [(b"{: [", "left out"), (b"a: 1\n", "not that of a run")],
 }
 

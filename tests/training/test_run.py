@@ -210,8 +210,8 @@ def test_pictures_are_drawn_as_training_goes_on(run_command, tmp_path):
     assert run_command("run_train", *SMALL, "callbacks.pictures_every=192") == 0
     (path,) = tmp_path.glob("outputs/copy/*/seed_0")
     events = EventAccumulator(str(path), {"images": 0}).Reload()
-    assert events.Tags()["images"] == ["answer", "inside"]
-    for tag in ("answer", "inside"):
+    assert events.Tags()["images"] == ["answer/length_6", "inside/length_6"]
+    for tag in ("answer/length_6", "inside/length_6"):
         shown = events.Images(tag)
         assert [image.step for image in shown] == [96, 288, 480]
         assert all(image.width > 100 and image.height > 100 for image in shown)
@@ -237,13 +237,13 @@ def test_stages_can_be_run_by_hand_one_after_another(run_command, tmp_path):
     first = [*SMALL, *STAGED, "sequences=96", "curriculum.stage=1", "name=first"]
     assert run_command("run_train", *first) == 0
     came_from = tmp_path / "outputs" / "first" / "ntm" / "seed_0"
-    assert [stage["range"] for stage in result(came_from)["stages"]] == [[1, 2]]
+    assert [stage["ranges"] for stage in result(came_from)["stages"]] == [{"length": [1, 2]}]
     second = [*SMALL, *STAGED, "sequences=96", "curriculum.stage=2", "name=second"]
     # A learning rate of next to nothing shows the weights that it began with.
     slow = ["optimizer.lr=1e-30", "optimizer.algorithm.weight_decay=0"]
     assert run_command("run_train", *second, *slow, f"init_from={came_from}") == 0
     folder = tmp_path / "outputs" / "second" / "ntm" / "seed_0"
-    assert [stage["range"] for stage in result(folder)["stages"]] == [[1, 4]]
+    assert [stage["ranges"] for stage in result(folder)["stages"]] == [{"length": [1, 4]}]
     assert_same_tensors(weights(came_from, "best"), weights(folder, "last"))
 
 

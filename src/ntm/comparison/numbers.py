@@ -45,7 +45,7 @@ class Run:
     difficulty: str
     """What evaluations are listed by: ``length``."""
     evaluations: list[dict[str, float]]
-    """Rows of eval/lengths.csv for best.ckpt; an absent memory size is nan."""
+    """Rows of eval/results.csv for best.ckpt; what is absent is nan."""
 
     @property
     def status(self) -> str:
@@ -91,7 +91,9 @@ class Model:
         stages = [stage for run in self.runs for stage in run.result.get("stages", [])]
         if not stages:
             return None
-        lows, highs = zip(*(stage["range"] for stage in stages), strict=True)
+        # Of the one number, or the first; runs of before name none.
+        found = [stage.get("range") or next(iter(stage["ranges"].values())) for stage in stages]
+        lows, highs = zip(*found, strict=True)
         return min(lows), max(highs)
 
 
@@ -222,9 +224,19 @@ def read_run(path: Path, label: str, notes: list[str]) -> Run | None:
         return None
     result = attempt(folder.result, lambda: _mapping(folder.read_result()), {}, "no results")
     metrics = attempt(folder.metrics, lambda: read_metrics(folder.metrics), {}, "no curve")
-    difficulty, evaluations = attempt(
-        folder.lengths, lambda: read_evaluations(folder.lengths), ("length", []), "no lengths"
+    table = folder.evaluations
+    if not table.is_file():  # a run of before
+        table = table.with_name("lengths.csv")
+    numbers, evaluations = attempt(
+        table, lambda: read_evaluations(folder), (["length"], []), "no evaluations"
     )
+    difficulty = numbers[0]
+    if len(numbers) > 1 and evaluations:
+        notes.append(
+            f"{label}: its evaluations are by {' and '.join(numbers)} and stand in "
+            f"{table.relative_to(path)}; charts and tables here are by one number"
+        )
+        evaluations = []
     return Run(path, path.name, config, result, metrics, difficulty, evaluations)
 
 
@@ -249,17 +261,21 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
     return columns
 
 
-def read_evaluations(path: Path) -> tuple[str, list[dict[str, float]]]:
-    """What a lengths.csv is listed by, and its rows for best.ckpt as numbers."""
-    table = [row for row in read_rows(path) if row["checkpoint"] == "best"]
+def read_evaluations(folder: RunFolder) -> tuple[list[str], list[dict[str, float]]]:
+    """The task's numbers, and rows of results.csv for best.ckpt on sequences as drawn."""
+    table = [
+        row
+        for row in folder.read_evaluations()
+        if row["checkpoint"] == "best" and row["kind"] == "drawn"
+    ]
     if not table:
-        return "length", []
-    difficulty = next(iter(table[0]))
-    numbers = [
-        {name: float(value or "nan") for name, value in row.items() if name != "checkpoint"}
+        return ["length"], []
+    columns = list(table[0])
+    rows = [
+        {name: float(row[name] or "nan") for name in columns if name not in ("checkpoint", "kind")}
         for row in table
     ]
-    return difficulty, numbers
+    return columns[: columns.index("kind")], rows
 
 
 def band(model: Model, column: str) -> Band:
