@@ -51,6 +51,10 @@ def address(root: Path, script: Any) -> Iterator[str]:
         yield address
 
 
+AT_THE_END = ("test/", "_hparams_/", "evaluation/")
+"""Beginnings of the tags that have one value."""
+
+
 def metrics(root: Path, run: str) -> list[dict[str, str]]:
     with open(root / run / "metrics.csv", newline="") as file:
         return list(csv.DictReader(file))
@@ -81,7 +85,7 @@ def test_values_are_finite_and_steps_are_sequences(address, script):
     tags = script.ask(address, "plugin/scalars/tags")
     for run in RUNS | MEANS:
         for tag in tags[run]:
-            if tag.startswith(("test/", "_hparams_/", "evaluation/")):
+            if tag.startswith(AT_THE_END):
                 continue
             shown = script.ask(address, "plugin/scalars/scalars", run=run, tag=tag)
             assert [step for _, step, _ in shown] == [16, 32, 48]
