@@ -241,8 +241,8 @@ def table(jobs: Sequence[Job]) -> None:
     from rich.table import Table
 
     results = [RunFolder(job.folder).read_result() for job in jobs]
-    names = {Path(job.folder).parent.parent for job in jobs}
-    titles = [_title(job, len(names) > 1) for job in jobs]
+    several = len({(job.model, job.seed) for job in jobs}) < len(jobs)
+    titles = [_title(job, several) for job in jobs]
     shown = Table(title=f"{len(jobs)} runs")
     shown.add_column("run", no_wrap=True)
     shown.add_column("state")
@@ -264,7 +264,8 @@ def table(jobs: Sequence[Job]) -> None:
     open_ = sum(one.state not in (FINISHED, RESUMED, SKIPPED) for one in jobs)
     if open_:
         console.print(f"The same command again goes on with {open_} of {len(jobs)} runs.")
-    root = os.path.commonpath(names)
+    names = {Path(job.folder).parent.parent for job in jobs}
+    root = os.path.commonpath(names) if several else Path(jobs[0].folder).parent.parent
     console.print(f"Curves and pictures: tensorboard --logdir {root}", soft_wrap=True)
 
 
