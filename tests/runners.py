@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+BESIDE = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+"""PYTHONPATH with which a command finds the faults of tests."""
 
 SMALL = [
     "model.network.memory_size=16",

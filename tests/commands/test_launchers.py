@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from runners import ROOT, SMALL, finish, start
-from test_training import assert_same_tensors, checkpoint, result, untimed
+from written import assert_same_tensors, checkpoint, result, untimed
 
 from ntm.commands import command, launchers
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from faults import faults
-from runners import ROOT, SMALL, finish, start
-from test_sweeps import PATH
-from test_training import assert_same_tensors, checkpoint, event_steps, result, rows, untimed
+from runners import BESIDE, ROOT, SMALL, finish, start
+from written import assert_same_tensors, checkpoint, event_steps, result, rows, untimed
 
 from ntm.folders.locks import Lock
 
@@ -167,7 +166,7 @@ def test_all_processes_leave_a_folder_that_was_taken_over(tmp_path):
 
 
 def test_what_the_first_process_says_is_not_covered_by_the_others(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", PATH)
+    monkeypatch.setenv("PYTHONPATH", BESIDE)
     (tmp_path / "disk_full").touch()
     status, _, err = finish(tmp_path, "run_train", *UNEVEN, *TWO, faults(tmp_path))
     assert status == 1, err

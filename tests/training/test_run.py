@@ -6,13 +6,12 @@ import csv
 import json
 import signal
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from runners import SMALL, finish, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+from written import assert_same_tensors, checkpoint, event_steps, result, rows, untimed, weights
 
 import ntm
 from ntm.kernels.compiling import kernels
@@ -20,47 +19,6 @@ from ntm.training.record import Record
 
 STAGED = ["curriculum=staged", "curriculum.upper=[2,4,null]"]
 DROPOUT = ["model.network.controller.dropout=0.1"]
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    path = folder / "metrics.csv"
-    return list(csv.DictReader(path.open())) if path.exists() else []
-
-
-def untimed(folder: Path) -> list[dict[str, str]]:
-    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows(folder)]
-
-
-def result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
-
-
-def checkpoint(folder: Path, name: str) -> dict:
-    return torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
-
-
-def weights(folder: Path, name: str) -> dict:
-    state = checkpoint(folder, name)["state_dict"]
-    return {key: value for key, value in state.items() if key.startswith("network.")}
-
-
-def event_steps(folder: Path, tag: str) -> list[int]:
-    return [
-        event.step
-        for path in sorted(folder.glob("events.out.tfevents.*"))
-        for event in EventFileLoader(str(path)).Load()
-        for value in event.summary.value
-        if value.tag == tag
-    ]
-
-
-def assert_same_tensors(one, other, path="") -> None:
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), path
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), path
-        for key in one:
-            assert_same_tensors(one[key], other[key], f"{path}/{key}")
 
 
 def test_the_default_run_solves_copy_and_leaves_a_complete_folder(tmp_path):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from faults import faults
-from runners import ROOT, SMALL, finish
+from runners import BESIDE, ROOT, SMALL, finish
 
 from ntm.commands.configuration import ConfigurationError
 from ntm.folders.locks import Lock
@@ -26,7 +26,6 @@ from ntm.training.sweeps import Job, duration, numbers
 
 LONG = [*SMALL, "sequences=960000"]
 """A run that does not end while a test lasts."""
-PATH = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
 
 
 begun: list[subprocess.Popen[str]] = []
@@ -49,7 +48,7 @@ def begin(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[s
     process = subprocess.Popen(
         [str(ROOT / "scripts" / "multiple_train.sh"), *arguments],
         cwd=folder,
-        env=os.environ | {"PYTHONPATH": PATH} | environment,
+        env=os.environ | {"PYTHONPATH": BESIDE} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
@@ -235,7 +234,7 @@ def test_one_fails_alone_and_the_same_command_mends_it(untouched, tmp_path):
 
 
 def test_under_hydra_too_one_fails_alone(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", PATH)
+    monkeypatch.setenv("PYTHONPATH", BESIDE)
     (tmp_path / "fail_0").touch()
     command = ["run_train", "-m", *SMALL, faults(tmp_path), "sequences=96", "seed=0,1"]
     status, out, err = finish(tmp_path, *command)
@@ -364,7 +363,7 @@ def test_runs_end_when_their_script_is_killed(tmp_path):
 
 
 def test_a_full_disk_is_said_and_costs_one_interval(untouched, tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", PATH)
+    monkeypatch.setenv("PYTHONPATH", BESIDE)
     overrides = [*SMALL, faults(tmp_path)]
     (tmp_path / "disk_full").touch()
     status, _, err = finish(tmp_path, "run_train", *overrides)
