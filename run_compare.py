@@ -1,13 +1,14 @@
-"""Compare models over their seeds: curves, tables, a report and TensorBoard's summaries.
+"""Compare groups of runs over their seeds: curves, tables, a report, TensorBoard's summaries.
 
 python run_compare.py runs=outputs/copy
+python run_compare.py 'runs=[outputs/copy,outputs/associative_recall]' 'by=[model,optimizer.lr]'
 python run_compare.py runs=outputs/copy statistic=median
 """
 
 import sys
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 
 from ntm.commands import command
 from ntm.commands.configuration import check_comparison
@@ -16,9 +17,10 @@ from ntm.commands.configuration import check_comparison
 def check(config: DictConfig) -> None:
     """Refuse a comparison that cannot be, before anything is drawn or written."""
     check_comparison(config)
-    from ntm.comparison.numbers import find_runs
+    from ntm.comparison.reading import find_runs
 
-    find_runs(config.runs)
+    for root in config.runs if isinstance(config.runs, ListConfig) else [config.runs]:
+        find_runs(root)
 
 
 def job(config: DictConfig, _started: float) -> int:

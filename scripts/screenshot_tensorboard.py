@@ -27,7 +27,7 @@ from typing import Any
 
 from ntm.commands.configuration import ConfigurationError
 from ntm.comparison.events import MEAN, MEANS_PAGE
-from ntm.comparison.numbers import find_runs
+from ntm.comparison.reading import find_runs
 
 PAGES = {
     "tensorboard": "#scalars&_smoothingWeight=0&tagFilter="

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     # What trains.
     "training": {"checks", "commands", "folders", "machine", "metrics", "tasks", "views"},
     # What reads results reads run folders, never a live model.
-    "comparison": {"commands", "folders", "metrics", "views"},
+    "comparison": {"commands", "folders", "views"},
     # The front door; its imports wait until they are asked for.
     "": {"baselines", "machine", "views"},
 }

@@ -14,12 +14,18 @@ import pytest
 from made_up import make_run
 from runners import ROOT, finish
 
-from ntm.comparison.events import points, write_means
-from ntm.comparison.numbers import compare
+from ntm.comparison.events import means_folder, points, write_means
+from ntm.comparison.grouping import Comparison
+from ntm.comparison.grouping import compare as compare_all
 
 MODELS, SEEDS = ("lstm", "ntm"), (0, 1)
 RUNS = {f"{model}/seed_{seed}" for model in MODELS for seed in SEEDS}
 MEANS = {f"{model}/mean" for model in MODELS}
+
+
+def compare(root: Path) -> Comparison:
+    (comparison,) = compare_all(root)
+    return comparison
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +147,7 @@ def test_the_script_says_what_to_do_first(script, tmp_path):
 
 
 def test_summaries_are_never_read_as_runs(root):
-    assert {f"{m.label}/{run.name}" for m in compare(root).models for run in m.runs} == RUNS
+    assert {run.label for run in compare(root).runs} == RUNS
 
 
 def test_an_open_tensorboard_sees_a_new_comparison(root):
@@ -154,7 +160,8 @@ def test_an_open_tensorboard_sees_a_new_comparison(root):
 
 def test_a_single_seed_has_a_band_of_no_width(tmp_path):
     make_run(tmp_path / "ntm" / "seed_0", {100: 2.0, 200: 1.0})
-    tags = points(compare(tmp_path).models[0])
+    comparison = compare(tmp_path)
+    tags = points(comparison.groups[0], comparison.curves)
     column = "val/wrong_bits_per_sequence"
     assert tags[column] == tags[f"with_sd/minus/{column}"] == [(100, 2.0), (200, 1.0)]
 
@@ -163,4 +170,22 @@ def test_what_is_not_finite_is_left_out(tmp_path):
     folder = make_run(tmp_path / "ntm" / "seed_0", {100: 2.0, 200: 1.0})
     path = folder / "metrics.csv"
     path.write_text(path.read_text().replace("1.0,0.001", "nan,0.001"))
-    assert points(compare(tmp_path).models[0])["val/wrong_bits_per_sequence"] == [(100, 2.0)]
+    comparison = compare(tmp_path)
+    tags = points(comparison.groups[0], comparison.curves)
+    assert tags["val/wrong_bits_per_sequence"] == [(100, 2.0)]
+
+
+def test_a_group_that_fills_no_folder_has_its_mean_with_the_comparison(tmp_path):
+    for seed, rate in enumerate((0.1, 0.1, 0.2)):
+        config = {"optimizer": {"lr": rate}}
+        make_run(tmp_path / "ntm" / f"seed_{seed}", {100: 2.0}, config=config)
+    make_run(tmp_path / "lstm" / "seed_0", {100: 2.0}, config={"model": {"name": "lstm"}})
+    comparison = compare(tmp_path)
+    write_means(comparison)
+    found = [means_folder(comparison, group) for group in comparison.groups]
+    assert [str(path.relative_to(tmp_path)) for path in found] == [
+        "lstm/mean",
+        "comparison/means/copy,_ntm,_lr=0.1",
+        "comparison/means/copy,_ntm,_lr=0.2",
+    ]
+    assert all(len(list(path.iterdir())) == 1 for path in found)

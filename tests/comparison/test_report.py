@@ -14,18 +14,30 @@ import pytest
 from made_up import evaluated, make_run
 from plotly.offline import get_plotlyjs
 
-from ntm.comparison.numbers import compare
+from ntm.comparison.grouping import Comparison
+from ntm.comparison.grouping import compare as compare_all
+from ntm.comparison.page import Section
 from ntm.comparison.page import page as page_of
 from ntm.comparison.report import (
     curve_panels,
-    length_panels,
+    point_maps,
+    point_panels,
     readable_tables,
     seed_panels,
-    write_comparison,
+    write_comparisons,
 )
 from ntm.views.figures import Curve, Panel
 
 HOSTILE = "<script>alert(1)<script> & $x$ | %{y}"
+
+
+def compare(root: Path) -> Comparison:
+    (comparison,) = compare_all(root)
+    return comparison
+
+
+def write_comparison(comparison: Comparison, *arguments: str) -> Path:
+    return write_comparisons([comparison], *arguments)
 
 
 class Page(HTMLParser):
@@ -64,6 +76,7 @@ def make_runs(root: Path) -> Path:
                 root / name / f"seed_{seed}",
                 {100: wrong + seed, 200: wrong - seed, 300: 0.5 * seed},
                 [evaluated(10, wrong + seed, 0.5), evaluated(400, wrong, 0.25, 500)],
+                config={"model": {"name": name}},
                 sequences_to_solve=300,
             )
     return root
@@ -99,8 +112,8 @@ def test_every_file_is_there(written):
         "comparison.json",
         "comparison.md",
         "report.html",
-        *(f"{name}.csv" for name in ("models", "runs", "lengths", "differences", "curves")),
-        *(f"{name}.{end}" for name in ("curves", "seeds", "lengths") for end in ("png", "svg")),
+        *(f"{name}.csv" for name in ("groups", "runs", "points", "differences", "curves")),
+        *(f"{name}.{end}" for name in ("curves", "seeds", "points") for end in ("png", "svg")),
     }
     assert len(list((written.parent / "ntm" / "mean").iterdir())) == 1
 
@@ -116,12 +129,12 @@ def test_again_gives_the_same_bytes(root):
 def test_csv_and_json_hold_the_same_numbers(written):
     told = json.loads((written / "comparison.json").read_text())
     assert told["bootstrap"] == {"resamplings": 10_000, "confidence": 0.95, "seed": 0}
-    for name in ("models", "runs", "lengths", "differences"):
+    for name in ("groups", "runs", "points", "differences"):
         with open(written / f"{name}.csv", newline="") as file:
             rows = list(csv.DictReader(file))
         told_rows = [
             {key: "" if value is None else str(value) for key, value in row.items()}
-            for row in told[name]
+            for row in told["tasks"]["copy"][name]
         ]
         assert rows == told_rows
         assert rows
@@ -133,7 +146,7 @@ def test_the_markdown_is_tables_of_as_many_cells(written):
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1
-    assert "| ntm | 2 of 2 | 300 | 300 |" in text
+    assert "| ntm | 2 of 2 | 34–100 % | 300 | 300 to 300 | 300 |" in text
     assert "10,000 times" in text
     assert "seed 0" in text
     for name in re.findall(r"!\[.*\]\((.*)\)", text):
@@ -172,7 +185,7 @@ def test_the_page_loads_nothing(page):
 
 def test_names_are_text_on_the_page(page):
     assert sum(tag == "script" for tag, _ in page.elements) == 3
-    assert page.text("h1") == [f"Comparison of {HOSTILE}, ntm"]
+    assert page.text("h1") == [f"Comparison of {HOSTILE}; ntm"]
     assert HOSTILE in page.text("td")
     # Plotly shows names as its own kind of markup.
     names = {line["name"] for chart in data(page)["charts"] for line in chart["lines"]}
@@ -183,12 +196,12 @@ def test_names_are_text_on_the_page(page):
 def test_the_name_of_a_run_cannot_leave_the_data():
     x = np.ones(1)
     curve = Curve("ntm", 0, 0, x, x, run="<!--<script>")
-    text = page_of("t", "mean", [], [], [Panel("", "", "", "log", [curve])], [])
+    text = page_of("t", "mean", [Section("", [], [], [Panel("", "", "", "log", [curve])], [])])
     parsed = Page(text.replace(get_plotlyjs(), ""))
     inside = next(text for tag, text in parsed.texts if tag == "script" and text.startswith("{"))
     assert "<" not in inside
-    assert data(parsed)["charts"][0]["lines"][0]["key"] == "0/<!--<script>"
-    assert "0/<!--<script>" in [a.get("data-key") for _, a in parsed.elements]
+    assert data(parsed)["charts"][0]["lines"][0]["key"] == "0/0/<!--<script>"
+    assert "0/0/<!--<script>" in [a.get("data-key") for _, a in parsed.elements]
 
 
 def test_the_page_has_the_curves_of_every_seed_and_their_mean(page):
@@ -201,12 +214,12 @@ def test_the_page_has_the_curves_of_every_seed_and_their_mean(page):
         "validation: loss",
     ]
     lines = {line["key"]: line for line in charts[1]["lines"]}
-    assert set(lines) == {"0/", "0/seed_0", "0/seed_1", "1/", "1/seed_0", "1/seed_1"}
-    assert lines["1/seed_1"]["x"] == [100, 200, 300]
-    assert lines["1/seed_1"]["y"] == [3.0, 1.0, 0.5]
-    assert lines["1/"]["y"] == [2.5, 1.5, 0.25]
+    assert set(lines) == {"0/0/", "0/0/seed_0", "0/0/seed_1", "0/1/", "0/1/seed_0", "0/1/seed_1"}
+    assert lines["0/1/seed_1"]["x"] == [100, 200, 300]
+    assert lines["0/1/seed_1"]["y"] == [3.0, 1.0, 0.5]
+    assert lines["0/1/"]["y"] == [2.5, 1.5, 0.25]
     spread = np.std([2.0, 3.0], ddof=1)
-    assert lines["1/"]["upper"][0] == pytest.approx(2.5 + spread, abs=1e-4)
+    assert lines["0/1/"]["upper"][0] == pytest.approx(2.5 + spread, abs=1e-4)
     assert charts[4]["marked"] == [1, 20]
 
 
@@ -223,18 +236,21 @@ def test_tables_of_the_page_are_those_of_the_markdown(page, written):
 
 def test_median_and_quartiles_are_drawn_when_asked_for(tmp_path):
     for seed, wrong in enumerate((1.0, 2.0, 9.0)):
-        make_run(tmp_path / "ntm" / f"seed_{seed}", {100: wrong}, [evaluated(10, wrong, 1.0)])
+        lengths = [evaluated(10, wrong, 1.0), evaluated(20, wrong, 1.0)]
+        make_run(tmp_path / "ntm" / f"seed_{seed}", {100: wrong}, lengths)
     comparison = compare(tmp_path)
     (curve,) = curve_panels(comparison, "median")[1].curves
     assert (curve.lower[0], curve.y[0], curve.upper[0]) == (1.5, 2.0, 5.5)
     (mean,) = curve_panels(comparison, "mean")[1].curves
     assert mean.y[0] == 4.0
-    line = length_panels(comparison, "median")[0].curves[0]
+    line = point_panels(comparison, "median")[0].curves[0]
     assert (line.lower[0], line.y[0], line.upper[0]) == (1.5, 2.0, 5.5)
 
 
 def test_unfinished_runs_are_drawn_and_marked(root):
-    make_run(root / "ntm" / "seed_2", {100: 5.0, 200: 5.0}, status="interrupted")
+    ntm = {"model": {"name": "ntm"}}
+    made = root / "ntm" / "seed_2"
+    make_run(made, {100: 5.0, 200: 5.0}, config=ntm, status="interrupted")
     comparison = compare(root)
     thick = next(c for c in curve_panels(comparison, "mean")[1].curves if "ntm" in c.name)
     assert thick.thin_from == 200
@@ -243,7 +259,7 @@ def test_unfinished_runs_are_drawn_and_marked(root):
 
 
 def test_memory_sizes_are_lines_of_their_own(root):
-    wrong, exact = length_panels(compare(root), "mean")
+    wrong, exact = point_panels(compare(root), "mean")
     lines = [c for c in wrong.curves if c.weight == "thick" and "ntm" in c.name]
     assert [(c.name, c.x.tolist(), c.y.tolist()) for c in lines] == [
         ("ntm, memory 128", [10.0], [2.5]),
@@ -255,13 +271,71 @@ def test_memory_sizes_are_lines_of_their_own(root):
 
 def test_runs_that_were_not_evaluated_have_no_length_figure(root):
     folder = write_comparison(compare(root))
-    assert (folder / "lengths.png").is_file()
+    assert (folder / "points.png").is_file()
     for path in root.glob("*/seed_*/eval/lengths.csv"):
         path.unlink()
     write_comparison(compare(root))
-    assert not (folder / "lengths.png").exists()
-    assert not (folder / "lengths.svg").exists()
+    assert not (folder / "points.png").exists()
+    assert not (folder / "points.svg").exists()
     assert len(data(Page((folder / "report.html").read_text()))["charts"]) == 4
+
+
+def make_grid(root: Path) -> Path:
+    """Two numbers: a trained range of length 1 to 10 and repeats 1 to 10, three points."""
+    for seed in range(2):
+        stages = [{"ranges": {"length": [1, 10], "repeats": [1, 10]}, "sequences": 1}]
+        folder = make_run(
+            root / "ntm" / f"seed_{seed}",
+            {100: 2.0},
+            config={"task": {"name": "repeat_copy"}},
+            stages=stages,
+        )
+        (folder / "eval").mkdir()
+        (folder / "eval" / "results.csv").write_text(
+            "length,repeats,kind,memory_size,checkpoint,sequences,wrong_bits_per_sequence,"
+            "wrong_bits_sd,bits_per_sequence,bits_above_optimum,accuracy,exact\n"
+            f"5,10,drawn,128,best,100,{seed},0,1,,1,1\n"
+            f"20,10,drawn,128,best,100,{10 + seed},0,1,,1,1\n"
+            f"5,20,drawn,128,best,100,{200 + seed},0,1,,1,1\n"
+        )
+    return root
+
+
+def test_two_numbers_are_a_heat_map(tmp_path):
+    comparison = compare(make_grid(tmp_path))
+    (drawn,) = point_maps(comparison, "mean")
+    assert (drawn.x_name, drawn.x, drawn.y_name, drawn.y) == (
+        "repeats",
+        [10, 20],
+        "length",
+        [5, 20],
+    )
+    np.testing.assert_equal(drawn.values, [[0.5, 200.5], [10.5, np.nan]])
+    assert drawn.marked == ((1, 10), (1, 10))
+    assert point_panels(comparison, "mean") == []
+    folder = write_comparison(comparison)
+    assert (folder / "points.png").stat().st_size > 5000
+    page = Page((folder / "report.html").read_text().replace(get_plotlyjs(), ""))
+    (chart,) = [chart for chart in data(page)["charts"] if "values" in chart]
+    assert chart["values"] == [[0.5, 200.5], [10.5, None]]
+
+
+def test_several_tasks_are_files_and_sections_of_their_own(root):
+    make_grid(root / "grid")
+    folder = write_comparisons(compare_all(root))
+    names = {path.name for path in folder.iterdir()}
+    assert {"copy_groups.csv", "repeat_copy_points.png", "report.html"} <= names
+    assert "groups.csv" not in names
+    page = Page((folder / "report.html").read_text().replace(get_plotlyjs(), ""))
+    ids = [a["id"] for _, a in page.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert page.text("h1") == ["Comparison over copy, repeat_copy", "copy", "repeat_copy"]
+    switches = [a["data-key"] for _, a in page.elements if "data-key" in a]
+    assert len(switches) == len(set(switches))
+    assert {key.split("/")[0] for key in switches} == {"0", "1"}
+    # One task again leaves nothing of the other.
+    write_comparisons(compare_all(root)[:1])
+    assert not [path.name for path in folder.iterdir() if "repeat" in path.name]
 
 
 def test_one_model_with_one_seed_and_nothing_else(tmp_path):
@@ -297,6 +371,11 @@ class TestCommand:
             (["runs=ROOT", "statistic=mode"], ["statistic", "mean or median", "mode"]),
             (["runs=ROOT", "stat=mean"], ["stat", "statistic"]),
             (["runs=ROOT/ntm/seed_0"], ["runs", "the run folder", "ntm"]),
+            (["runs=[ROOT,nowhere]"], ["runs", "nowhere", "does not exist"]),
+            (["runs=[]"], ["runs", "one folder"]),
+            (["runs=[3]"], ["runs", "[3]"]),
+            (["runs=ROOT", "by=sed"], ["by", "'sed'", "seed"]),
+            (["runs=ROOT", "by={a: 1}"], ["by", "keys of run_train.py"]),
         ],
         ids=str,
     )

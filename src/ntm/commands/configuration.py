@@ -7,7 +7,7 @@ import logging
 import re
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,8 @@ class EvaluateSchema:
 class CompareSchema:
     """Keys of `run_compare.py`; see configs/compare.yaml for what they mean."""
 
-    runs: str = MISSING
+    runs: Any = MISSING
+    by: Any = MISSING
     statistic: str = MISSING
 
 
@@ -203,6 +204,12 @@ def check_comparison(config: DictConfig) -> None:
     """
     if OmegaConf.is_missing(config, "runs"):
         raise ConfigurationError("runs must be a folder of run folders, such as outputs/copy")
+    for key, what in (("runs", "folders of run folders"), ("by", "keys of run_train.py")):
+        given = plain(config[key])
+        if given is not None and not _names(given):
+            raise ConfigurationError(f"{key} must be one or a list of {what}, got {given!r}")
+    if not plain(config.runs):
+        raise ConfigurationError("runs must name one folder of run folders or more")
     if config.statistic not in ("mean", "median"):
         raise ConfigurationError(f"statistic must be mean or median, got {config.statistic!r}")
 
@@ -303,17 +310,46 @@ def flatten(values: Any, key: str = "") -> dict[str, Any]:
     return flat
 
 
+def settings(config: Any) -> dict[str, Any]:
+    """A run's configuration, flat and as it would be written now, but for what may change in it."""
+    values = _as_now(flatten(plain(config)))
+    return {
+        key: value
+        for key, value in values.items()
+        if key.split(".")[0] not in FREE
+        and not (key.startswith("trainer.") and key.split(".")[1] in FREE_TRAINER)
+    }
+
+
 def differences(old: Any, new: Any) -> list[str]:
     """Keys in which two configurations of a run differ, but for those that may."""
     missing = object()
-    before, after = (_as_now(flatten(plain(config))) for config in (old, new))
+    before, after = settings(old), settings(new)
     return [
-        key
-        for key in sorted(before | after)
-        if before.get(key, missing) != after.get(key, missing)
-        and key.split(".")[0] not in FREE
-        and not (key.startswith("trainer.") and key.split(".")[1] in FREE_TRAINER)
+        key for key in sorted(before | after) if before.get(key, missing) != after.get(key, missing)
     ]
+
+
+def telling_apart(configs: Sequence[dict[str, Any]], keys: Iterable[str]) -> list[str]:
+    """The fewest of the keys that tell flat configurations apart as well as all of them do.
+
+    The model comes first, then what all have, and of those the shorter, so that a key that says
+    what another says is left out: ``optimizer.algorithm.lr`` beside ``optimizer.lr``.
+    """
+    values = {key: [repr(config.get(key)) for config in configs] for key in keys}
+
+    def order(key: str) -> tuple[bool, bool, int, int]:
+        of_all = all(key in config for config in configs)
+        return key != "model.name", not of_all, key.count("."), len(key)
+
+    def groups(chosen: Sequence[str]) -> int:
+        return len(set(zip(*(values[key] for key in chosen), strict=True))) if chosen else 1
+
+    chosen: list[str] = []
+    for key in sorted(values, key=order):
+        if groups(chosen) < groups([*chosen, key]):
+            chosen.append(key)
+    return chosen
 
 
 def _as_now(values: dict[str, Any]) -> dict[str, Any]:
@@ -369,6 +405,10 @@ def _fits(value: Any, hint: Any) -> bool | None:
         return not any(_fits(item, arguments[0]) is False for item in value)
     # Anything else is an object: a plain value cannot stand for it, nothing else can be told.
     return False if isinstance(value, (int, float, str, bool, type(None))) else None
+
+
+def _names(value: Any) -> bool:
+    return all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
 
 
 def _shown(value: Any) -> str:

@@ -1,57 +1,66 @@
-"""A comparison for TensorBoard: one summary run a model, and charts with mean and spread."""
+"""A comparison for TensorBoard: one summary run a group, and charts with mean and spread."""
 
 from __future__ import annotations
 
 import math
+import re
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ntm.comparison.numbers import CURVES, Comparison, Model, band
+from ntm.comparison.grouping import Comparison, Group, band
 from ntm.folders.runs import writing
 
 MEAN = "mean"
-"""The folder beside a model's runs that holds its summary."""
+"""The folder beside a group's runs that holds its summary."""
+MEANS = Path("comparison") / "means"
+"""Where the summaries of groups lie that have no folder of their own."""
 MEANS_PAGE = "#custom_scalars&regexInput=mean%24&_smoothingWeight=0"
 """What follows TensorBoard's address to see the summaries alone, as they are."""
 BELOW, ABOVE = "with_sd/minus", "with_sd/plus"
 """What stands before a metric's tag for the ends of mean ± sd."""
-CATEGORIES = {
-    "wrong bits per sequence": [column for column in CURVES if "wrong_bits" in column],
-    "loss": [column for column in CURVES if "loss" in column],
-}
-"""What the page Custom Scalars shows, in this order."""
 
 
 def write_means(comparison: Comparison) -> None:
-    """Write, for every model, the mean over its runs in place of the last one written.
+    """Write, for every group, the mean over its runs in place of the last one written.
 
     The mean of a metric has the tag that the runs use, so that it lies over them; the ends of
     mean ± sd have tags of their own. A single run has no spread, and its ends are its mean.
     """
-    for model in comparison.models:
-        folder = model.path / MEAN
+    for group in comparison.groups:
+        folder = means_folder(comparison, group)
         before = list(folder.glob("events.out.tfevents.*"))
         # A new name: a TensorBoard that is open would go on reading the old file.
         path = folder / f"events.out.tfevents.{time.time_ns()}.{MEAN}"
         with writing(path) as part:
-            _write_events(part, model)
+            _write_events(part, group, comparison.curves)
         for old in before:
             old.unlink()
 
 
-def points(model: Model) -> dict[str, list[tuple[int, float]]]:
+def means_folder(comparison: Comparison, group: Group) -> Path:
+    """Beside the group's runs, where they fill a folder; else among those of the comparison."""
+    beside = {run.path.parent for run in group.runs}
+    inside = [run for run in comparison.runs if run.path.parent in beside]
+    if len(beside) == 1 and len(inside) == len(group.runs):
+        return beside.pop() / MEAN
+    name = re.sub(r"[^\w=,.+-]+", "_", f"{comparison.task}, {group.label}")
+    return comparison.root / MEANS / name
+
+
+def points(group: Group, curves: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
     """The summary's tags, each with its (sequences, value) in order; every value is finite.
 
-    They are all columns of metrics.csv, and mean ± sd of those that are drawn.
+    They are all columns of metrics.csv, and mean ± sd of ``curves``.
     """
     tags: dict[str, list[tuple[int, float]]] = {}
-    columns = {name for run in model.runs for name in run.metrics} - {"sequences", "seconds"}
+    columns = {name for run in group.runs for name in run.metrics} - {"sequences", "seconds"}
     for column in sorted(columns):
-        over = band(model, column)
+        over = band(group, column)
         lines = {column: over.mean}
-        if column in CURVES:
+        if column in curves:
             sd = np.nan_to_num(over.sd)
             lines |= {f"{BELOW}/{column}": over.mean - sd, f"{ABOVE}/{column}": over.mean + sd}
         for tag, values in lines.items():
@@ -60,18 +69,18 @@ def points(model: Model) -> dict[str, list[tuple[int, float]]]:
     return tags
 
 
-def _write_events(path: Path, model: Model) -> None:
+def _write_events(path: Path, group: Group, curves: Sequence[str]) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     now = time.time()
     by_step: dict[int, list[Summary.Value]] = {}
-    for tag, values in points(model).items():
+    for tag, values in points(group, curves).items():
         for at, value in values:
             by_step.setdefault(at, []).append(Summary.Value(tag=tag, simple_value=value))
     events = [Event(wall_time=now, file_version="brain.Event:2")]
-    events.append(Event(wall_time=now, step=0, summary=Summary(value=[_layout()])))
+    events.append(Event(wall_time=now, step=0, summary=Summary(value=[_layout(curves)])))
     for at, values_there in sorted(by_step.items()):
         events.append(Event(wall_time=now, step=at, summary=Summary(value=values_there)))
     with open(path, "wb") as file:
@@ -81,8 +90,8 @@ def _write_events(path: Path, model: Model) -> None:
         writer.flush()
 
 
-def _layout():  # type: ignore[no-untyped-def]
-    """The page Custom Scalars: mean ± sd of every model in one chart a metric."""
+def _layout(curves: Sequence[str]):  # type: ignore[no-untyped-def]
+    """The page Custom Scalars: mean ± sd of every group in one chart a metric."""
     from tensorboard.compat.proto.summary_pb2 import Summary
     from tensorboard.compat.proto.tensor_pb2 import TensorProto
     from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
@@ -90,7 +99,10 @@ def _layout():  # type: ignore[no-untyped-def]
     from tensorboard.plugins.custom_scalar import layout_pb2, metadata
 
     categories = []
-    for title, columns in CATEGORIES.items():
+    by_metric: dict[str, list[str]] = {}
+    for column in curves:
+        by_metric.setdefault(column.partition("/")[2], []).append(column)
+    for metric, columns in by_metric.items():
         charts = []
         for column in columns:
             stage = "training" if column.startswith("train/") else "validation"
@@ -99,7 +111,7 @@ def _layout():  # type: ignore[no-untyped-def]
             )
             content = layout_pb2.MarginChartContent(series=[series])
             charts.append(layout_pb2.Chart(title=f"{stage}, mean ± sd", margin=content))
-        categories.append(layout_pb2.Category(title=title, chart=charts))
+        categories.append(layout_pb2.Category(title=metric.replace("_", " "), chart=charts))
     layout = layout_pb2.Layout(category=categories)
     return Summary.Value(
         tag=metadata.CONFIG_SUMMARY_TAG,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ntm.metrics import SOLVED_BELOW
-from ntm.views.figures import COLOURS, DASHES, Curve, Panel, log_ticks
+from ntm.views.figures import COLOURS, DASHES, Curve, Map, Panel, log_ticks
 
 PLOTLY_DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 
@@ -35,71 +34,106 @@ class Tabular(Protocol):
         """Cells as text."""
 
 
-def page(
-    title: str,
-    shown: str,
-    notes: Sequence[str],
-    tables: Sequence[Tabular],
-    curves: Sequence[Panel],
-    lengths: Sequence[Panel],
-) -> str:
+class Section(NamedTuple):
+    """What the page says of one task."""
+
+    heading: str
+    """Empty where the page is of one task alone."""
+    notes: Sequence[str]
+    """What a reader should know of single runs."""
+    tables: Sequence[Tabular]
+    """In their order; the first stands above the charts."""
+    panels: Sequence[Panel]
+    """Charts against sequences seen, then those against the task's number."""
+    maps: Sequence[Map]
+    """Of tasks with two numbers."""
+
+
+def page(title: str, shown: str, sections: Sequence[Section]) -> str:
     """The whole file as text. Everything given is escaped here.
 
     Args:
         title: Of the page.
         shown: What the thick lines and bands are.
-        notes: What a reader should know of single runs.
-        tables: In their order; the first stands above the charts.
-        curves: Charts against sequences seen.
-        lengths: Charts against length.
+        sections: One a task.
 
     """
     from plotly.offline import get_plotlyjs
 
-    panels = [*curves, *lengths]
-    lines: dict[str, Curve] = {}
-    for panel in panels:
-        for curve in panel.curves:
-            lines.setdefault(_key(curve), curve)
-    charts = [_chart(panel) for panel in panels]
-    drawn = [f'<div class="chart" id="chart{place}"></div>' for place in range(len(charts))]
-    body = [
-        f"<h1>{html.escape(title)}</h1>",
-        *map(_table, tables[:1]),
-        _notes(notes),
-        "<h2>Curves</h2>",
+    charts: list[dict[str, Any]] = []
+    body = [f"<h1>{html.escape(title)}</h1>"]
+    if len(sections) > 1:
+        links = (f'<a href="#task{n}">{html.escape(s.heading)}</a>' for n, s in enumerate(sections))
+        body.append(f"<p>{' · '.join(links)}</p>")
+    body.append(
         f"<p>Thick: {html.escape(shown)}. Thin: single seeds. Drag to zoom, double-click to zoom "
-        "out, point at a line for its values.</p>",
-        _switches(lines),
-        f'<div class="charts">{"".join(drawn)}</div>',
-        *map(_table, tables[1:]),
-    ]
+        "out, point at a line for its values.</p>"
+    )
+    for place, section in enumerate(sections):
+        drawn = [_chart(panel, place) for panel in section.panels] + list(map(_map, section.maps))
+        boxes = range(len(charts), len(charts) + len(drawn))
+        charts += drawn
+        body += _body(section, place, boxes)
     return TEMPLATE.format(
         title=html.escape(title),
         style=STYLE,
         body="\n".join(body),
+        axes=AXES,
         plotly=get_plotlyjs(),
-        data=_script_json({"charts": charts, "solved": SOLVED_BELOW}),
+        data=_script_json({"charts": charts}),
         script=SCRIPT,
     )
 
 
-def _chart(panel: Panel) -> dict[str, Any]:
+def _body(section: Section, place: int, boxes: range) -> list[str]:
+    lines: dict[str, Curve] = {}
+    for panel in section.panels:
+        for curve in panel.curves:
+            lines.setdefault(_key(curve, place), curve)
+    drawn = "".join(f'<div class="chart" id="chart{box}"></div>' for box in boxes)
+    heading = f'<h1 id="task{place}">{html.escape(section.heading)}</h1>'
+    return [
+        *([heading] if section.heading else []),
+        *map(_table, section.tables[:1]),
+        _notes(section.notes),
+        "<h2>Curves</h2>",
+        _switches(lines),
+        f'<div class="charts">{drawn}</div>',
+        *map(_table, section.tables[1:]),
+    ]
+
+
+def _chart(panel: Panel, place: int) -> dict[str, Any]:
     return {
         "title": html.escape(panel.title),
         "x": html.escape(panel.x_name),
         "y": html.escape(panel.y_name),
         "scale": panel.scale,
+        "bound": panel.bound,
         "logX": panel.log_x,
         "ticks": log_ticks(panel),
         "marked": panel.marked,
-        "lines": [_line(curve) for curve in panel.curves],
+        "lines": [_line(curve, place) for curve in panel.curves],
     }
 
 
-def _line(curve: Curve) -> dict[str, Any]:
+def _map(one: Map) -> dict[str, Any]:
     return {
-        "key": _key(curve),
+        "title": html.escape(one.title),
+        "x": html.escape(one.x_name),
+        "y": html.escape(one.y_name),
+        "name": html.escape(one.value_name),
+        "bound": one.bound,
+        "columns": [str(x) for x in one.x],
+        "rows": [str(y) for y in one.y],
+        "values": [_numbers(row) for row in one.values],
+        "lines": [],
+    }
+
+
+def _line(curve: Curve, place: int) -> dict[str, Any]:
+    return {
+        "key": _key(curve, place),
         "name": html.escape(f"{curve.name}, {curve.run}" if curve.run else curve.name),
         "colour": COLOURS[curve.colour % len(COLOURS)],
         "dash": PLOTLY_DASHES[DASHES[curve.dashes % len(DASHES)]],
@@ -113,9 +147,9 @@ def _line(curve: Curve) -> dict[str, Any]:
     }
 
 
-def _key(curve: Curve) -> str:
-    """What a switch turns on and off: a model's thick lines, or one run."""
-    return f"{curve.colour}/{curve.run}"
+def _key(curve: Curve, place: int) -> str:
+    """What a switch turns on and off: a group's thick lines, or one run."""
+    return f"{place}/{curve.colour}/{curve.run}"
 
 
 def _numbers(values: np.ndarray | None) -> list[float | None] | None:
@@ -125,18 +159,16 @@ def _numbers(values: np.ndarray | None) -> list[float | None] | None:
 
 
 def _switches(lines: dict[str, Curve]) -> str:
-    """Checkboxes, a row a model, and the choice of axes."""
-    by_model: dict[int, list[str]] = {}
+    """Checkboxes, a row a group."""
+    by_group: dict[int, list[str]] = {}
     for key, curve in sorted(lines.items(), key=lambda item: item[1].colour):
         colour = COLOURS[curve.colour % len(COLOURS)]
         label = html.escape(curve.run or curve.name)
         strong = f'<b style="color:{colour}">{label}</b>' if not curve.run else label
         box = f'<input type="checkbox" checked data-key="{html.escape(key)}">'
-        by_model.setdefault(curve.colour, []).append(f"<label>{box} {strong}</label>")
-    rows = [f"<div>{' '.join(boxes)}</div>" for boxes in by_model.values()]
-    seeds = '<label><input type="checkbox" checked id="seeds"> single seeds</label>'
-    log = '<label><input type="checkbox" checked id="log"> logarithmic axes</label>'
-    return f'<div class="switches">{"".join(rows)}<div>{seeds} {log}</div></div>'
+        by_group.setdefault(curve.colour, []).append(f"<label>{box} {strong}</label>")
+    rows = [f"<div>{' '.join(boxes)}</div>" for boxes in by_group.values()]
+    return f'<div class="switches">{"".join(rows)}</div>'
 
 
 def _table(table: Tabular) -> str:
@@ -174,6 +206,7 @@ TEMPLATE = """<!DOCTYPE html>
 <style>{style}</style>
 </head>
 <body>
+{axes}
 {body}
 <script>{plotly}</script>
 <script type="application/json" id="data">{data}</script>
@@ -181,6 +214,11 @@ TEMPLATE = """<!DOCTYPE html>
 </body>
 </html>
 """
+
+AXES = """<div class="axes">
+<label><input type="checkbox" checked id="seeds"> single seeds</label>
+<label><input type="checkbox" checked id="log"> logarithmic axes</label>
+</div>"""
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1280px; margin: 24px auto;
@@ -193,9 +231,10 @@ th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #ddd; }
 td { white-space: nowrap; }
 th { border-bottom: 2px solid #888; font-weight: 600; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
-.switches { position: sticky; top: 0; z-index: 5; background: #f6f6f6; padding: 6px 10px;
-  border: 1px solid #ddd; max-height: 30vh; overflow-y: auto; }
-.switches label { display: inline-block; margin-right: 10px; white-space: nowrap; }
+.axes, .switches { background: #f6f6f6; padding: 6px 10px; border: 1px solid #ddd; }
+.axes { position: sticky; top: 0; z-index: 5; }
+.switches { max-height: 30vh; overflow-y: auto; }
+.axes label, .switches label { display: inline-block; margin-right: 10px; white-space: nowrap; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(560px, 100%), 1fr)); }
 .chart { height: 400px; min-width: 0; }
 """
@@ -209,12 +248,29 @@ const TICKS = [0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5,
 
 const BUTTONS = [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "toImage"]];
 
-// Wrong bits reach 0, which a logarithm does not: below `solved` the axis is linear.
-function place(value, scale) {
-  if (value === null || !logBox.checked) return value;
-  if (scale !== "wrong bits") return value;
-  return value < report.solved ? Math.max(value, 0) / report.solved
-                               : 1 + Math.log10(value / report.solved);
+// Some metrics reach 0, which a logarithm does not: below the bound the axis is linear.
+function place(value, chart) {
+  if (value === null || !logBox.checked || chart.scale !== "to 0") return value;
+  return bend(value, chart.bound);
+}
+
+function bend(value, bound) {
+  return value < bound ? Math.max(value, 0) / bound : 1 + Math.log10(value / bound);
+}
+
+function heat(chart) {
+  const bent = chart.values.map(row => row.map(v => v === null ? null : bend(v, chart.bound)));
+  const text = chart.values.map(row => row.map(v => v === null ? "" : Number(v.toPrecision(3))));
+  return [{type: "heatmap", x: chart.columns, y: chart.rows, z: bent, text, texttemplate: "%{text}",
+    hovertemplate: `${chart.x} %{x}<br>${chart.y} %{y}<br>${chart.name}: %{text}<extra></extra>`,
+    zmin: 0, zmax: 5, colorscale: "Cividis", showscale: false, xgap: 2, ygap: 2}];
+}
+
+function heatLayout(chart) {
+  return {title: {text: chart.title + ": " + chart.name, font: {size: 15}, x: 0.01,
+      xanchor: "left"},
+    xaxis: {title: {text: chart.x}, type: "category"},
+    yaxis: {title: {text: chart.y}, type: "category"}, margin: {l: 64, r: 16, t: 44, b: 48}};
 }
 
 function traces(chart, shown) {
@@ -228,8 +284,8 @@ function traces(chart, shown) {
       const back = [...at].reverse();
       found.push({
         x: [...at.map(i => line.x[i]), ...back.map(i => line.x[i])],
-        y: [...at.map(i => place(low(line.lower[i]), chart.scale)),
-            ...back.map(i => place(line.upper[i], chart.scale))],
+        y: [...at.map(i => place(low(line.lower[i]), chart)),
+            ...back.map(i => place(line.upper[i], chart))],
         fill: "toself", fillcolor: line.colour + "2e", line: {width: 0}, mode: "lines",
         hoverinfo: "skip", visible,
       });
@@ -238,7 +294,7 @@ function traces(chart, shown) {
     const text = i => `<b>${line.name}</b><br>${chart.x}: ${line.x[i].toLocaleString("en")}`
       + `<br>${chart.y}: ${line.y[i] === null ? "" : Number(line.y[i].toPrecision(4))}`;
     const stretch = (at, width) => found.push({
-      x: at.map(i => line.x[i]), y: at.map(i => place(line.y[i], chart.scale)), visible,
+      x: at.map(i => line.x[i]), y: at.map(i => place(line.y[i], chart)), visible,
       mode: few ? "lines+markers" : "lines",
       line: {color: line.colour, dash: line.dash, width},
       marker: {size: line.thick ? 6 : 4}, opacity: line.thick ? 1 : 0.55,
@@ -249,7 +305,7 @@ function traces(chart, shown) {
     if (line.thinFrom !== null) stretch(all.filter(i => line.x[i] >= end), 1.2);
     if (line.brokenOff) {
       found.push({
-        x: line.x.slice(-1), y: line.y.slice(-1).map(y => place(y, chart.scale)), visible,
+        x: line.x.slice(-1), y: line.y.slice(-1).map(y => place(y, chart)), visible,
         mode: "markers", marker: {symbol: "x", size: 9, color: line.colour},
         hoverinfo: "text", text: [`<b>${line.name}</b><br>unfinished`],
       });
@@ -261,9 +317,9 @@ function traces(chart, shown) {
 function layout(chart) {
   const yaxis = {title: {text: chart.y}, zeroline: false, rangemode: "tozero"};
   const shapes = [];
-  if (chart.scale === "wrong bits" && logBox.checked) {
-    const ticks = TICKS.filter(y => y === 0 || y >= report.solved / 5);
-    yaxis.tickvals = ticks.map(y => place(y, chart.scale));
+  if (chart.scale === "to 0" && logBox.checked) {
+    const ticks = TICKS.filter(y => y === 0 || y >= chart.bound / 5);
+    yaxis.tickvals = ticks.map(y => place(y, chart));
     yaxis.ticktext = ticks.map(String);
   }
   if (chart.scale === "log" && logBox.checked) {
@@ -271,8 +327,8 @@ function layout(chart) {
     Object.assign(yaxis, {type: "log", tickvals: ticks, ticktext: ticks.map(String)});
   }
   if (chart.scale === "share") Object.assign(yaxis, {tickformat: ".0%", range: [-0.03, 1.03]});
-  if (chart.scale === "wrong bits") {
-    const solved = place(report.solved, chart.scale);
+  if (chart.scale === "to 0") {
+    const solved = place(chart.bound, chart);
     shapes.push({type: "line", xref: "paper", x0: 0, x1: 1, y0: solved, y1: solved,
       line: {color: "grey", width: 1, dash: "dot"}});
   }
@@ -293,8 +349,10 @@ function layout(chart) {
 function draw() {
   const shown = new Set(switches.filter(box => box.checked).map(box => box.dataset.key)
     .filter(key => seedsBox.checked || key.endsWith("/")));
-  report.charts.forEach((chart, i) => Plotly.react("chart" + i, traces(chart, shown),
-    layout(chart), {displaylogo: false, responsive: true, modeBarButtons: BUTTONS}));
+  const settings = {displaylogo: false, responsive: true, modeBarButtons: BUTTONS};
+  report.charts.forEach((chart, i) => chart.values
+    ? Plotly.react("chart" + i, heat(chart), heatLayout(chart), settings)
+    : Plotly.react("chart" + i, traces(chart, shown), layout(chart), settings));
 }
 
 [...switches, logBox, seedsBox].forEach(box => box.addEventListener("change", draw));

@@ -1,11 +1,11 @@
-"""A comparison as files: tables, figures, the page report.html and TensorBoard's summaries."""
+"""Comparisons as files: tables, figures, the page report.html and TensorBoard's summaries."""
 
 from __future__ import annotations
 
 import html
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,32 +16,37 @@ from rich.console import Console
 from rich.table import Table as TerminalTable
 
 from ntm.commands.command import DONE
+from ntm.commands.configuration import plain
 from ntm.comparison.events import MEANS_PAGE, write_means
+from ntm.comparison.grouping import Comparison, Group, band, compare
 from ntm.comparison.numbers import (
+    ABOVE_OPTIMUM,
     BOOTSTRAP_SEED,
     CONFIDENCE,
-    CURVES,
     RESAMPLINGS,
-    Comparison,
-    Model,
-    band,
-    compare,
     curve_rows,
     difference_rows,
     evaluations,
-    length_rows,
-    model_rows,
+    group_rows,
+    point_rows,
     run_rows,
 )
-from ntm.comparison.page import page
-from ntm.folders.runs import FAILED, FINISHED, write_rows, write_whole
+from ntm.comparison.page import Section, page
+from ntm.folders.runs import FAILED, FINISHED, in_words, write_rows, write_whole
 from ntm.views import figures
-from ntm.views.figures import Curve, Panel
+from ntm.views.figures import Curve, Map, Panel
 
 FOLDER = "comparison"
 MEAN, MEDIAN = "mean", "median"
 STATISTICS = {MEAN: "mean ± sd over seeds", MEDIAN: "median and quartiles over seeds"}
 """What the curves show."""
+TABLES = ("groups", "runs", "points", "differences", "curves")
+PICTURES = ("curves", "seeds", "points")
+NOTHING = "–"
+"""In a cell without a value."""
+LOSS = "loss, nats per bit"
+MOST_PAIRS = 10
+"""Of groups, whose differences a reader is shown; the file has all."""
 
 Summary = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
 """A line, and the ends of the band around it where there is a spread."""
@@ -57,207 +62,336 @@ class Table(NamedTuple):
 
 
 def compare_job(config: DictConfig) -> int:
-    """Compare the runs below a folder, and return the exit status of the command.
+    """Compare the runs below some folders, and return the exit status of the command.
 
     Raises:
-        ConfigurationError: There is no run to read; nothing is written.
+        ConfigurationError: There is no run to read, or a key that none has; nothing is written.
 
     """
-    comparison = compare(config.runs)
-    folder = write_comparison(comparison, config.statistic)
+    by = None if config.by is None else _list(plain(config.by))
+    comparisons = compare(_list(plain(config.runs)), by)
+    folder = write_comparisons(comparisons, config.statistic)
     console = Console()
-    console.print(_terminal_table(comparison))
-    for note in comparison.notes:
-        console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+    for comparison in comparisons:
+        console.print(_terminal_table(comparison))
+        for note in comparison.notes:
+            console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
     for line in (
         f"Everything: {folder / 'report.html'}",
-        f"TensorBoard: tensorboard --logdir {comparison.root}",
-        f"and there the mean ± sd of every model: http://localhost:6006/{MEANS_PAGE}",
+        f"TensorBoard: tensorboard --logdir {folder.parent}",
+        f"and there the mean ± sd of every group: http://localhost:6006/{MEANS_PAGE}",
     ):
         console.print(line, soft_wrap=True, markup=False)
     return DONE
 
 
-def write_comparison(comparison: Comparison, statistic: str = MEAN) -> Path:
-    """Write every file of a comparison, and TensorBoard's summaries beside the runs.
+def write_comparisons(comparisons: Sequence[Comparison], statistic: str = MEAN) -> Path:
+    """Write every file of some comparisons, and TensorBoard's summaries beside the runs.
 
     Args:
-        comparison: From `ntm.comparison.numbers.compare`.
+        comparisons: From `ntm.comparison.grouping.compare`. Of one task the files are called
+            ``groups.csv``, of several ``copy_groups.csv`` and so on.
         statistic: A key of `STATISTICS`.
 
     Returns:
         The folder, ``comparison/`` below that of the runs.
 
     """
-    folder = comparison.root / FOLDER
-    numbers = {
-        "models": model_rows(comparison),
-        "runs": run_rows(comparison),
-        "lengths": length_rows(comparison),
-        "differences": difference_rows(comparison),
-    }
-    for name, rows in (numbers | {"curves": curve_rows(comparison)}).items():
-        write_rows(folder / f"{name}.csv", rows)
-    contents = {"notes": comparison.notes, "bootstrap": _bootstrap_settings(), **numbers}
+    folder = comparisons[0].root / FOLDER
+    several = len(comparisons) > 1
+    written: set[str] = set()
+    texts, sections, told = ["# Comparison", ""], [], {}
+    for comparison in comparisons:
+        prefix = f"{comparison.task}_" if several else ""
+        numbers = _numbers(comparison)
+        for name, rows in numbers.items():
+            write_rows(folder / f"{prefix}{name}.csv", rows)
+        written |= {f"{prefix}{name}.csv" for name in numbers}
+        told[comparison.task] = {"notes": comparison.notes, **_without_curves(numbers)}
+        pictures = {f"{prefix}{name}": drawn for name, drawn in _draw(comparison, statistic)}
+        for name, figure in pictures.items():
+            write_whole(folder / f"{name}.png", figures.png(figure))
+            write_whole(folder / f"{name}.svg", figures.svg(figure))
+            written |= {f"{name}.png", f"{name}.svg"}
+        tables = readable_tables(comparison)
+        heading = comparison.task if several else ""
+        texts += markdown(heading, comparison.notes, tables, list(pictures))
+        sections.append(_section(heading, comparison, tables, statistic))
+        write_means(comparison)
+    write_whole(folder / "comparison.md", "\n".join(texts).encode())
+    contents = {"bootstrap": _bootstrap_settings(), "tasks": told}
     text = json.dumps(contents, indent=2, allow_nan=False, default=str) + "\n"
     write_whole(folder / "comparison.json", text.encode())
-    shown = STATISTICS[statistic]
-    curves, seeds = curve_panels(comparison, statistic), seed_panels(comparison)
-    lengths = length_panels(comparison, statistic)
-    fewer = any(curve.thin_from is not None for panel in curves for curve in panel.curves)
-    thin = "; thin where not every run got so far" if fewer else ""
-    drawn = {
-        "curves": figures.draw_curves(curves, f"Learning curves, {shown}{thin}"),
-        "seeds": figures.draw_curves(seeds, f"Learning curves of every seed{_crosses(seeds)}"),
-    }
-    if lengths:
-        title = f"Fresh sequences, best.ckpt, {shown}; dots are single seeds"
-        drawn["lengths"] = figures.draw_curves(lengths, title)
-    for name in ("curves", "seeds", "lengths"):
-        _write_figure(folder / name, drawn.get(name))
-    tables = readable_tables(comparison)
-    write_whole(folder / "comparison.md", markdown(comparison, tables, list(drawn)).encode())
-    together = [
-        one._replace(curves=one.curves + each.curves)
-        for one, each in zip(curves, seeds, strict=True)
-    ]
-    title = f"Comparison of {', '.join(model.label for model in comparison.models)}"
-    content = page(title, shown, comparison.notes, tables, together, lengths)
+    content = page(_title(comparisons), STATISTICS[statistic], sections)
     write_whole(folder / "report.html", content.encode())
-    write_means(comparison)
+    _remove_others(folder, written)
     return folder
 
 
 def curve_panels(comparison: Comparison, statistic: str) -> list[Panel]:
-    """Training and validation, each model one line with its band."""
-    return [_panel(column, _band_curves(comparison, column, statistic)) for column in CURVES]
+    """Training and validation, each group one line with its band."""
+    return [
+        _panel(comparison, column, _band_curves(comparison, column, statistic))
+        for column in comparison.curves
+    ]
 
 
 def seed_panels(comparison: Comparison) -> list[Panel]:
     """Training and validation, each run a line."""
     return [
         _panel(
+            comparison,
             column,
             [
                 Curve(
-                    model.label,
+                    group.label,
                     place,
                     place,
                     run.metrics["sequences"],
                     run.metrics[column],
                     weight="thin",
-                    run=run.name,
+                    run=run.path.name,
                     broken_off=not run.finished,
                 )
-                for place, model in enumerate(comparison.models)
-                for run in model.runs
-                if run.metrics
+                for place, group in enumerate(comparison.groups)
+                for run in group.runs
+                if column in run.metrics
             ],
         )
-        for column in CURVES
+        for column in comparison.curves
     ]
 
 
-def length_panels(comparison: Comparison, statistic: str) -> list[Panel]:
-    """Wrong bits and exact sequences against length; none where nothing was evaluated."""
-    ranges = [model.training_range() for model in comparison.models]
-    known = [found for found in ranges if found is not None]
-    marked = (min(low for low, _ in known), max(high for _, high in known)) if known else None
+def point_panels(comparison: Comparison, statistic: str) -> list[Panel]:
+    """The metric that counts and exact sequences against the task's number.
+
+    None where it has several numbers, or nothing was evaluated at two points.
+    """
+    metric, bound = comparison.solved_when
+    if len(comparison.numbers) > 1 or len(_points(comparison)) < 2:
+        return []
+    (number,) = comparison.numbers
     panels = []
     for key, name, scale in (
-        ("wrong_bits_per_sequence", "wrong bits per sequence", "wrong bits"),
+        (metric, metric.replace("_", " "), "to 0"),
         ("exact", "share of exact sequences", "share"),
     ):
         curves = [
             curve
-            for place, model in enumerate(comparison.models)
-            for curve in _length_curves(model, place, key, statistic)
+            for place, group in enumerate(comparison.groups)
+            for curve in _point_curves(comparison, group, place, key, statistic)
         ]
-        x = np.concatenate([curve.x for curve in curves]) if curves else np.ones(1)
-        far = x.max() > 8 * x.min()
-        panels.append(Panel(name, comparison.difficulty, name, scale, curves, marked, bool(far)))
-    return panels if any(panel.curves for panel in panels) else []
+        x = np.concatenate([curve.x for curve in curves])
+        far = bool(x.max() > 8 * x.min())
+        marked = comparison.range(number)
+        panels.append(Panel(name, number, name, scale, curves, marked, far, bound))
+    return panels
+
+
+def point_maps(comparison: Comparison, statistic: str) -> list[Map]:
+    """The metric that counts over the task's first two numbers, a map a group and memory size.
+
+    None where it has one number.
+    """
+    if len(comparison.numbers) < 2:
+        return []
+    metric, bound = comparison.solved_when
+    second, first = comparison.numbers[:2]
+    x, y = (sorted({point[place] for point in _points(comparison)}) for place in (1, 0))
+    across, up = comparison.range(first), comparison.range(second)
+    marked = (across, up) if across and up else None
+    maps = []
+    for group in comparison.groups:
+        by_size: dict[float | None, np.ndarray] = {}
+        for (size, point), rows in evaluations(comparison, group).items():
+            values = by_size.setdefault(size, np.full((len(y), len(x)), math.nan))
+            centre, _, _ = _summary([[row[metric] for row in rows]], statistic)
+            values[y.index(point[0]), x.index(point[1])] = centre[0]
+        for size, values in by_size.items():
+            title = group.label if len(by_size) == 1 else f"{group.label}, memory {size:,.0f}"
+            name = f"{statistic} {metric.replace('_', ' ')}"
+            maps.append(Map(title, first, second, x, y, values, name, marked, bound))
+    return maps
 
 
 def readable_tables(comparison: Comparison) -> list[Table]:
     """The tables of comparison.md and report.html; those with nothing to say are left out."""
     makers: list[Callable[[Comparison], Table]] = [
-        _models_table,
-        _lengths_table,
+        _groups_table,
+        _points_table,
         _differences_table,
         _runs_table,
     ]
     return [table for make in makers if (table := make(comparison)).rows]
 
 
-def markdown(comparison: Comparison, tables: Sequence[Table], pictures: Sequence[str]) -> str:
-    """The tables, notes and pictures of a comparison as Markdown."""
-    lines = ["# Comparison", ""]
+def markdown(
+    heading: str, notes: Sequence[str], tables: Sequence[Table], pictures: Sequence[str]
+) -> list[str]:
+    """The tables, notes and pictures of a comparison as lines of Markdown."""
+    lines = [f"# {_cell(heading)}", ""] if heading else []
     for table in tables:
         lines += [f"## {table.title}", ""]
         lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in [table.headings]]
         lines += ["|" + "---|" * len(table.headings)]
         lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in table.rows]
         lines += ["", *([table.caption, ""] if table.caption else [])]
-    if comparison.notes:
-        lines += ["## Notes", "", *(f"- {_cell(note)}" for note in comparison.notes), ""]
+    if notes:
+        lines += ["## Notes", "", *(f"- {_cell(note)}" for note in notes), ""]
     for name in pictures:
         lines += [f"![{name}]({name}.png)", ""]
-    return "\n".join(lines)
+    return lines
 
 
-def _models_table(comparison: Comparison) -> Table:
+def _list(value: Any) -> list[str]:
+    return value if isinstance(value, list) else [value]
+
+
+def _title(comparisons: Sequence[Comparison]) -> str:
+    if len(comparisons) > 1:
+        return f"Comparison over {', '.join(comparison.task for comparison in comparisons)}"
+    return f"Comparison of {'; '.join(group.label for group in comparisons[0].groups)}"
+
+
+def _numbers(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
+    makers = (group_rows, run_rows, point_rows, difference_rows, curve_rows)
+    return {name: make(comparison) for name, make in zip(TABLES, makers, strict=True)}
+
+
+def _without_curves(numbers: dict[str, Any]) -> dict[str, Any]:
+    return {name: rows for name, rows in numbers.items() if name != "curves"}
+
+
+def _draw(comparison: Comparison, statistic: str) -> Iterator[tuple[str, Figure]]:
+    """Pictures by name."""
+    shown = STATISTICS[statistic]
+    curves, seeds = curve_panels(comparison, statistic), seed_panels(comparison)
+    points = point_panels(comparison, statistic)
+    maps = point_maps(comparison, statistic)
+    fewer = any(curve.thin_from is not None for panel in curves for curve in panel.curves)
+    thin = "; thin where not every run got so far" if fewer else ""
+    where = f"{comparison.task}: "
+    yield "curves", figures.draw_curves(curves, f"{where}learning curves, {shown}{thin}")
+    title = f"{where}learning curves of every seed{_crosses(seeds)}"
+    yield "seeds", figures.draw_curves(seeds, title)
+    if points:
+        title = f"{where}fresh sequences, best.ckpt, {shown}; dots are single seeds"
+        yield "points", figures.draw_curves(points, title)
+    if maps:
+        title = f"{where}fresh sequences, best.ckpt; framed: the ranges in training"
+        yield "points", figures.draw_maps(maps, title)
+
+
+def _section(
+    heading: str, comparison: Comparison, tables: Sequence[Table], statistic: str
+) -> Section:
+    together = [
+        one._replace(curves=one.curves + each.curves)
+        for one, each in zip(
+            curve_panels(comparison, statistic), seed_panels(comparison), strict=True
+        )
+    ]
+    panels = together + point_panels(comparison, statistic)
+    return Section(heading, comparison.notes, tables, panels, point_maps(comparison, statistic))
+
+
+def _remove_others(folder: Path, written: set[str]) -> None:
+    """Take away what an earlier comparison left here and this one does not have."""
+    names = {f"{name}.csv" for name in TABLES}
+    names |= {f"{name}.{ending}" for name in PICTURES for ending in ("png", "svg")}
+    for path in folder.iterdir():
+        if path.name not in written and any(
+            path.name == name or path.name.endswith(f"_{name}") for name in names
+        ):
+            path.unlink()
+
+
+def _points(comparison: Comparison) -> set[tuple[int, ...]]:
+    """Every point at which some run was evaluated."""
+    found = (evaluations(comparison, group) for group in comparison.groups)
+    return {point for settings in found for _, point in settings}
+
+
+def _groups_table(comparison: Comparison) -> Table:
+    metric, bound = comparison.solved_when
     rows = [
         [
-            row["model"],
+            row["group"],
             _solved(row),
+            _interval(row),
             _solve(row, "sequences_to_solve_median"),
+            " to ".join(
+                _solve(row, f"sequences_to_solve_{q}_quartile") for q in ("lower", "upper")
+            ),
             _solve(row, "sequences_to_solve_worst"),
             _with_sd(row, "wrong_bits"),
             _with_sd(row, "bits"),
+            _with_sd(row, "above_optimum"),
             _with_sd(row, "seconds"),
             _number(row["sequences_per_second_mean"]),
             _count(row["parameters"]),
         ]
-        for row in model_rows(comparison)
+        for row in group_rows(comparison)
     ]
-    headings = ["model", "solved", "sequences to solve, median", "worst", "wrong bits", "bits"]
+    headings = ["group", "solved", f"{CONFIDENCE:.0%} interval", "sequences to solve, median"]
+    headings += ["quartiles", "worst", "wrong bits", "bits", "above optimum"]
     headings += ["seconds a run", "sequences a second", "parameters"]
+    if all(row[headings.index("above optimum")] == NOTHING for row in rows):
+        rows = _without_column(headings, rows, "above optimum")
     caption = (
-        "Solved: from some validation on fewer than 0.1 wrong bits per sequence; a failed run "
-        "counts as one that never solves, one that still runs or was interrupted does not count. "
+        f"Solved: {in_words(metric)} below {bound:g} from some validation on; a failed run "
+        "counts as one that never solves, one that still runs or was interrupted does not count; "
+        "the interval is Wilson's, for the share of runs that solve. "
         "Wrong bits and bits per sequence: best.ckpt on the test set, finished runs, mean ± "
         "sample standard deviation over seeds."
     )
-    return Table("Models", caption, headings, rows)
+    return Table("Groups", caption, headings, rows)
 
 
-def _lengths_table(comparison: Comparison) -> Table:
+def _points_table(comparison: Comparison) -> Table:
+    found = point_rows(comparison)
+    parts = [name for name in (found[0] if found else ()) if name.endswith("_bits_mean")]
+    parts.remove("wrong_bits_mean") if parts else None
     rows = [
         [
-            row["model"],
+            row["group"],
             _count(row["memory_size"]),
-            _count(row[comparison.difficulty]),
+            *(_count(row[number]) for number in comparison.numbers),
             _count(row["runs"]),
             _count(row["sequences_each"]),
             _with_sd(row, "wrong_bits"),
+            *(_number(row[name]) for name in parts),
             _number(row["wrong_bits_worst"]),
+            _with_sd(row, "above_optimum"),
             f"{row['runs_without_error']} of {row['runs']}",
             _with_sd({key: _percent(row[key]) for key in ("exact_mean", "exact_sd")}, "exact"),
             _number(100 * row["accuracy_mean"]),
         ]
-        for row in length_rows(comparison)
+        for row in found
     ]
-    headings = ["model", "memory", comparison.difficulty, "runs", "sequences each", "wrong bits"]
-    headings += ["worst run", "runs without a wrong bit", "exact, %", "right bits, %"]
+    headings = ["group", "memory", *comparison.numbers, "runs", "sequences each", "wrong bits"]
+    headings += [name.removesuffix("_mean").replace("_", " ") for name in parts]
+    headings += ["worst run", "above optimum", "runs without a wrong bit", "exact, %"]
+    headings += ["right bits, %"]
+    if all(row[headings.index("above optimum")] == NOTHING for row in rows):
+        rows = _without_column(headings, rows, "above optimum")
     caption = (
         "Fresh sequences with best.ckpt; mean ± sample standard deviation over runs. "
         "Exact: share of sequences without one wrong bit."
     )
-    return Table(f"By {comparison.difficulty}", caption, headings, rows)
+    return Table(f"By {' and '.join(comparison.numbers)}", caption, headings, rows)
+
+
+def _without_column(headings: list[str], rows: list[list[str]], name: str) -> list[list[str]]:
+    """Rows without a column; takes it out of the headings, too."""
+    place = headings.index(name)
+    del headings[place]
+    return [row[:place] + row[place + 1 :] for row in rows]
 
 
 def _differences_table(comparison: Comparison) -> Table:
+    groups = len(comparison.groups)
+    few = groups * (groups - 1) // 2 <= MOST_PAIRS
     rows = [
         [
             row["quantity"],
@@ -265,15 +399,15 @@ def _differences_table(comparison: Comparison) -> Table:
             _number(row["second_mean"]),
             _number(row["first_mean"]),
             _number(row["difference"]),
-            "–" if row["low"] is None else f"{_number(row['low'])} to {_number(row['high'])}",
+            NOTHING if row["low"] is None else f"{_number(row['low'])} to {_number(row['high'])}",
             f"{row['second_runs']} and {row['first_runs']}",
         ]
-        for row in difference_rows(comparison)
+        for row in (difference_rows(comparison) if few else ())
     ]
-    headings = ["quantity", "models", "mean of the one", "of the other", "difference"]
+    headings = ["quantity", "groups", "mean of the one", "of the other", "difference"]
     headings += [f"{CONFIDENCE:.0%} interval", "runs"]
     caption = (
-        f"Percentile bootstrap: the seeds of each model drawn anew with replacement, "
+        f"Percentile bootstrap: the seeds of each group drawn anew with replacement, "
         f"{RESAMPLINGS:,} times, by NumPy's default generator from seed {BOOTSTRAP_SEED} for each "
         "quantity. With fewer than about ten seeds such an interval is too narrow."
     )
@@ -283,7 +417,8 @@ def _differences_table(comparison: Comparison) -> Table:
 def _runs_table(comparison: Comparison) -> Table:
     rows = [
         [
-            f"{row['model']}/{row['run']}",
+            row["run"],
+            row["group"],
             row["status"],
             _count(row["sequences"]),
             "never"
@@ -291,26 +426,30 @@ def _runs_table(comparison: Comparison) -> Table:
             else _count(row["sequences_to_solve"]),
             _number(row["wrong_bits_per_sequence"]),
             _number(row["bits_per_sequence"]),
+            _number(row["bits_above_optimum"]),
             _number(row["seconds"]),
         ]
         for row in run_rows(comparison)
     ]
-    headings = ["run", "status", "sequences", "solved at", "wrong bits", "bits", "seconds"]
+    headings = ["run", "group", "status", "sequences", "solved at", "wrong bits", "bits"]
+    headings += ["above optimum", "seconds"]
+    if all(row[headings.index("above optimum")] == NOTHING for row in rows):
+        rows = _without_column(headings, rows, "above optimum")
     return Table("Runs", "", headings, rows)
 
 
-def _panel(column: str, curves: list[Curve]) -> Panel:
-    stage, _, metric = column.partition("/")
-    wrong = metric == "wrong_bits_per_sequence"
-    name = "wrong bits per sequence" if wrong else "loss, nats per bit"
-    title = f"{'training' if stage == 'train' else 'validation'}: {name.partition(',')[0]}"
-    return Panel(title, "sequences seen", name, "wrong bits" if wrong else "log", curves)
+def _panel(comparison: Comparison, column: str, curves: list[Curve]) -> Panel:
+    metric, bound = comparison.solved_when
+    stage, _, name = column.partition("/")
+    title = f"{'training' if stage == 'train' else 'validation'}: {name.replace('_', ' ')}"
+    axis, scale = (name.replace("_", " "), "to 0") if name == metric else (LOSS, "log")
+    return Panel(title, "sequences seen", axis, scale, curves, bound=bound)
 
 
 def _band_curves(comparison: Comparison, column: str, statistic: str) -> list[Curve]:
     curves = []
-    for place, model in enumerate(comparison.models):
-        over = band(model, column)
+    for place, group in enumerate(comparison.groups):
+        over = band(group, column)
         if not len(over.sequences):
             continue
         if statistic == MEDIAN:
@@ -321,37 +460,31 @@ def _band_curves(comparison: Comparison, column: str, statistic: str) -> list[Cu
         most = over.sequences[over.runs == runs]
         thin_from = None if most[-1] == over.sequences[-1] else float(most[-1])
         spread = line if runs > 1 else (line[0], None, None)
-        name = f"{model.label} ({runs} seed{'s' if runs > 1 else ''})"
+        name = f"{group.label} ({runs} seed{'s' if runs > 1 else ''})"
         curves.append(Curve(name, place, place, over.sequences, *spread, thin_from=thin_from))
     return curves
 
 
-def _length_curves(model: Model, place: int, key: str, statistic: str) -> list[Curve]:
+def _point_curves(
+    comparison: Comparison, group: Group, place: int, key: str, statistic: str
+) -> list[Curve]:
     """A line a memory size with its band, then the single runs."""
-    by_size: dict[float | None, dict[float, list[float]]] = {}
-    for (size, length), rows in evaluations(model).items():
-        by_size.setdefault(size, {})[length] = [row[key] for row in rows]
+    (number,) = comparison.numbers
+    by_size: dict[float | None, dict[int, list[float]]] = {}
+    for (size, (value,)), rows in evaluations(comparison, group).items():
+        by_size.setdefault(size, {})[value] = [row[key] for row in rows]
     curves = []
     for nth, (size, at) in enumerate(by_size.items()):
-        name = model.label if len(by_size) == 1 else f"{model.label}, memory {size:,.0f}"
+        name = group.label if len(by_size) == 1 else f"{group.label}, memory {size:,.0f}"
         lines = _summary(list(at.values()), statistic)
-        curves.append(Curve(name, place, place + nth, np.array(list(at)), *lines))
-        for run in model.runs:
+        curves.append(Curve(name, place, place + nth, np.array(list(at), float), *lines))
+        for run in group.runs:
             rows = [r for r in run.evaluations if _same(r["memory_size"], size)]
-            rows.sort(key=lambda r: r[run.difficulty])
-            x, y = ([row[k] for row in rows] for k in (run.difficulty, key))
+            rows.sort(key=lambda r: r[number])
+            x, y = (np.array([row[k] for row in rows], float) for k in (number, key))
             if rows:
-                curves.append(
-                    Curve(
-                        name,
-                        place,
-                        place + nth,
-                        np.array(x),
-                        np.array(y),
-                        weight="dots",
-                        run=run.name,
-                    )
-                )
+                dots = Curve(name, place, place + nth, x, y, weight="dots", run=run.path.name)
+                curves.append(dots)
     return curves
 
 
@@ -375,28 +508,22 @@ def _crosses(panels: Sequence[Panel]) -> str:
     return "; × ends an unfinished run" if broken else ""
 
 
-def _write_figure(path: Path, figure: Figure | None) -> None:
-    """Write a figure as PNG and SVG; None takes away what an earlier comparison left."""
-    for ending, draw in ((".png", figures.png), (".svg", figures.svg)):
-        file = path.with_suffix(ending)
-        if figure is None:
-            file.unlink(missing_ok=True)
-        else:
-            write_whole(file, draw(figure))
-
-
 def _bootstrap_settings() -> dict[str, Any]:
     return {"resamplings": RESAMPLINGS, "confidence": CONFIDENCE, "seed": BOOTSTRAP_SEED}
 
 
 def _terminal_table(comparison: Comparison) -> TerminalTable:
-    drawn = TerminalTable(title=f"Runs below {comparison.root}")
-    drawn.add_column("model")
-    for heading in ("solved", "to solve, median", "worst", "wrong bits", "seconds"):
-        drawn.add_column(heading, justify="right")
-    for row in _models_table(comparison).rows:
-        model, solved, median, worst, wrong, _, seconds, *_ = row
-        drawn.add_row(*map(_plain_cell, (model, solved, median, worst, wrong, seconds)))
+    table = _groups_table(comparison)
+    metric, _ = comparison.solved_when
+    reached = "above optimum" if metric == ABOVE_OPTIMUM else in_words(metric)
+    shown = ["group", "solved", "95% interval", "sequences to solve, median", "worst", reached]
+    drawn = TerminalTable(title=f"{comparison.task}: runs below {comparison.root}")
+    for name in shown:
+        short = "to solve, median" if "median" in name else name
+        drawn.add_column(short, justify="left" if name == "group" else "right")
+    for row in table.rows:
+        cells = dict(zip(table.headings, row, strict=True))
+        drawn.add_row(*(_plain_cell(cells.get(name, NOTHING)) for name in shown))
     return drawn
 
 
@@ -415,6 +542,13 @@ def _solved(row: dict[str, Any]) -> str:
     parts = [f"{row['solved']} of {row['finished'] + row['failed']}"]
     parts += [f"{row[key]} {key}" for key in ("failed", "unfinished") if row[key]]
     return ", ".join(parts)
+
+
+def _interval(row: dict[str, Any]) -> str:
+    """Of the share of runs that solve the task."""
+    if row["solved_share_low"] is None:
+        return NOTHING
+    return f"{100 * row['solved_share_low']:.0f}–{100 * row['solved_share_high']:.0f} %"
 
 
 def _solve(row: dict[str, Any], key: str) -> str:
@@ -442,12 +576,12 @@ def _percent(value: float | None) -> float | None:
 def _number(value: Any) -> str:
     """Three digits that count, more for large numbers."""
     if value is None:
-        return "–"
+        return NOTHING
     text = f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return text.replace("-", "−") if "e" not in text else text
 
 
 def _count(value: Any) -> str:
     if value is None:
-        return "–"
+        return NOTHING
     return value if isinstance(value, str) else f"{value:,.0f}"

@@ -32,6 +32,8 @@ from ntm.commands.configuration import ConfigurationError, differences, one_line
 from ntm.folders.locks import is_lock
 
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
+SOLVED_BEFORE = {"metric": "wrong_bits_per_sequence", "below": 0.1}
+"""When a run of before, which does not say so, counts as solved."""
 SKIP, RESUME, START, OVER = "skip", "resume", "start", "start over"
 
 
@@ -195,7 +197,7 @@ def in_words(metric: str) -> str:
 
 def reached(result: dict[str, Any]) -> tuple[str, float]:
     """What a finished run came to on the test set: the metric of its goal in words, its value."""
-    goal = result.get("solved_when", {"metric": "wrong_bits_per_sequence"})  # runs of before
+    goal = result.get("solved_when", SOLVED_BEFORE)
     return in_words(goal["metric"]), result[goal["metric"]]
 
 

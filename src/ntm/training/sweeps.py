@@ -24,7 +24,14 @@ from typing import Any
 from omegaconf import DictConfig
 
 from ntm.commands import command
-from ntm.commands.configuration import FREE, ConfigurationError, check_values, flatten, plain
+from ntm.commands.configuration import (
+    FREE,
+    ConfigurationError,
+    check_values,
+    flatten,
+    plain,
+    telling_apart,
+)
 from ntm.folders import runs
 from ntm.folders.locks import Held, Lock, holder_of
 from ntm.folders.runs import RunFolder
@@ -128,9 +135,9 @@ class Plan:
         shared = {folder: same for folder, same in self._configs.items() if len(same) > 1}
         if not shared:
             return
-        differing = {key: None for same in shared.values() for key in _differing(same)}
+        differing = {key: None for same in shared.values() for key in _apart(same)}
         folder, (first, second, *_) = next(iter(shared.items()))
-        apart = list(_differing([first, second]))
+        apart = _apart([first, second])
         if not apart:
             raise ConfigurationError(f"{folder} is the folder of two runs that are the same run")
         one, other = (" ".join(f"{key}={job.get(key)}" for key in apart) for job in (first, second))
@@ -146,28 +153,12 @@ class Plan:
         return len(states) > 1 and states.get(folder) == runs.SKIP
 
 
-def _differing(configs: Sequence[dict[str, Any]]) -> list[str]:
-    """The fewest keys that all runs have and that tell them apart; all they differ in if none do.
-
-    A key that says what a shorter one says is left out: ``optimizer.algorithm.lr`` beside
-    ``optimizer.lr``.
-    """
+def _apart(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """The fewest keys of all runs that tell them apart; all they differ in if none do."""
     keys = {key: None for config in configs for key in config if key.split(".")[0] not in FREE}
-    values = {key: tuple(repr(config.get(key)) for config in configs) for key in keys}
-    told: dict[tuple[str, ...], str] = {}
-    for key in sorted(keys, key=lambda key: (key.count("."), len(key))):
-        if len(set(values[key])) > 1 and all(key in config for config in configs):
-            told.setdefault(values[key], key)
-    chosen: list[str] = []
-    for key in told.values():
-        if len(_groups(chosen, values)) < len(_groups([*chosen, key], values)):
-            chosen.append(key)
-    return chosen or [key for key in keys if len(set(values[key])) > 1]
-
-
-def _groups(keys: Sequence[str], values: dict[str, tuple[str, ...]]) -> set[tuple[str, ...]]:
-    """What a set of keys tells apart."""
-    return set(zip(*(values[key] for key in keys), strict=True)) or {()}
+    shared = [key for key in keys if all(key in config for config in configs)]
+    differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
+    return telling_apart(configs, shared) or differing
 
 
 def plan(

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from ntm.metrics import SOLVED_BELOW
@@ -55,11 +57,30 @@ class Panel(NamedTuple):
     x_name: str
     y_name: str
     scale: str
-    """``log``, ``share`` from 0 to 1, or ``wrong bits``: logarithmic above 0.1, linear below."""
+    """``log``, ``share`` from 0 to 1, or ``to 0``: logarithmic above ``bound``, linear below."""
     curves: list[Curve]
     marked: tuple[float, float] | None = None
     """A stretch of x to shade, such as the range in training."""
     log_x: bool = False
+    bound: float = SOLVED_BELOW
+    """Below which the task is solved."""
+
+
+class Map(NamedTuple):
+    """A heat map of `draw_maps`: one value at each point of two numbers."""
+
+    title: str
+    x_name: str
+    y_name: str
+    x: list[int]
+    y: list[int]
+    values: np.ndarray
+    """(y, x); nan where nothing is known."""
+    value_name: str
+    marked: tuple[tuple[int, int], tuple[int, int]] | None = None
+    """Stretches of x and y to frame, such as the ranges in training."""
+    bound: float = SOLVED_BELOW
+    """Below which the task is solved; the colours' scale is linear below."""
 
 
 def draw_answer(answer: Answer, title: str) -> Figure:
@@ -137,6 +158,48 @@ def draw_curves(panels: Sequence[Panel], title: str, columns: int = 2) -> Figure
     figure.legend(entries.values(), names, loc="outside lower center", ncols=min(len(names), 4))
     figure.suptitle(title, fontsize=11)
     return figure
+
+
+def draw_maps(maps: Sequence[Map], title: str, columns: int = 2) -> Figure:
+    """Heat maps on one scale of colours, every value written in its cell."""
+    columns = min(columns, len(maps))
+    rows = -(-len(maps) // columns)
+    figure = Figure(figsize=(8.4, 0.9 + 3.0 * rows), layout="constrained", dpi=PIXELS_PER_INCH)
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for spare in axes[len(maps) :]:
+        spare.set_axis_off()
+    highest = max(float(np.nanmax(one.values)) for one in maps)
+    scale = SymLogNorm(maps[0].bound, vmin=0, vmax=max(highest, 10 * maps[0].bound))
+    for axis, one in zip(axes, maps, strict=False):
+        image = axis.imshow(one.values, norm=scale, cmap="cividis", origin="lower", aspect="auto")
+        for (row, column), value in np.ndenumerate(one.values):
+            if np.isfinite(value):
+                ink = "black" if scale(value) > 0.6 else "white"
+                axis.text(column, row, f"{value:.3g}", ha="center", va="center", color=ink)
+        _frame(axis, one)
+        axis.set_xticks(range(len(one.x)), [str(x) for x in one.x])
+        axis.set_yticks(range(len(one.y)), [str(y) for y in one.y])
+        axis.set_title(one.title.replace("$", r"\$"), fontsize=10)
+        axis.set_xlabel(one.x_name)
+        axis.set_ylabel(one.y_name)
+    bar = figure.colorbar(image, ax=list(axes), label=maps[0].value_name)
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _frame(axis: Axes, one: Map) -> None:
+    """Around the cells that training drew from."""
+    if one.marked is None:
+        return
+    inside = [
+        [place for place, value in enumerate(values) if low <= value <= high]
+        for values, (low, high) in zip((one.x, one.y), one.marked, strict=True)
+    ]
+    if all(inside):
+        (left, *_, right), (bottom, *_, top) = ([*places, places[-1]] for places in inside)
+        corner, width, height = (left - 0.5, bottom - 0.5), right - left + 1, top - bottom + 1
+        axis.add_patch(Rectangle(corner, width, height, fill=False, edgecolor="#D55E00", lw=2))
 
 
 def log_ticks(panel: Panel) -> list[float]:
@@ -237,11 +300,11 @@ def _draw_curve(axis: Axes, curve: Curve):  # type: ignore[no-untyped-def]
 
 def _set_scales(axis: Axes, panel: Panel) -> None:
     """Scales and limits, for what is drawn already."""
-    if panel.scale == "wrong bits":
-        axis.set_yscale("symlog", linthresh=SOLVED_BELOW)
-        axis.set_ylim(bottom=-SOLVED_BELOW / 12)  # a line at 0 is seen whole
+    if panel.scale == "to 0":
+        axis.set_yscale("symlog", linthresh=panel.bound)
+        axis.set_ylim(bottom=-panel.bound / 12)  # a line at 0 is seen whole
         axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        axis.axhline(SOLVED_BELOW, color="grey", linestyle=":", linewidth=1)
+        axis.axhline(panel.bound, color="grey", linestyle=":", linewidth=1)
     elif panel.scale == "log":
         axis.set_yscale("log", nonpositive="clip")
         values = np.concatenate([curve.y for curve in panel.curves] or [np.ones(1)])
