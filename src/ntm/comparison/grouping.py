@@ -250,7 +250,9 @@ def _key(given: str, values: Sequence[dict[str, Any]]) -> str:
             return key
     inside = [key for key in known if key.startswith(f"{given}.")]
     if inside:
-        raise ConfigurationError(f"by: {given} is a group of keys; name one, such as {min(inside, key=len)}")
+        raise ConfigurationError(
+            f"by: {given} is a group of keys; name one, such as {min(inside, key=len)}"
+        )
     near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
     near = near or [key for key in known if key.split(".")[-1] == given.split(".")[-1]][:3]
     advice = f"did you mean {' or '.join(near)}?" if near else "such as model or optimizer.lr"
