@@ -267,7 +267,7 @@ def learning_curves(rows: Rows, title: str) -> figures.Figure:
     panels = []
     for column, name, scale in (
         ("val/bits_per_sequence", "bits per sequence", "log"),
-        ("val/wrong_bits_per_sequence", "wrong bits per sequence", "wrong bits"),
+        ("val/wrong_bits_per_sequence", "wrong bits per sequence", "to 0"),
     ):
         curves = []
         for place, (model, label) in enumerate(MODELS.items()):

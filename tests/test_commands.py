@@ -31,6 +31,18 @@ WRONG = {
         ["task.min_length=5", "task.max_length=4"],
         ["task.max_length", "4"],
     ),
+    "empty range of repeats": (
+        ["task=repeat_copy", "~task.max_length", "+task.max_length=6", "task.min_repeats=11"],
+        ["task.max_repeats", "11", "10"],
+    ),
+    "a number the task does not have in a stage": (
+        ["curriculum=staged", "~curriculum.upper", "+curriculum.upper={items: [2, 3, null]}"],
+        ["curriculum.upper", "items", "length"],
+    ),
+    "names in place of a list": (
+        ["curriculum=staged", "curriculum.upper={length: [2, 3, null]}"],
+        ["'~curriculum.upper' '+curriculum.upper={length: [2, 3, null]}'"],
+    ),
     "negative length": (["task.min_length=-2"], ["task.min_length", "at least 1", "-2"]),
     "no bits": (["task.bits=0"], ["task.bits", "at least 1", "0"]),
     "memory of no rows": (["model.network.memory_size=0"], ["model.network.memory_size", "0"]),
@@ -121,6 +133,14 @@ WRONG_EVALUATIONS = {
     "no lengths": (["run=RUN", "lengths=[]"], ["lengths", "[]"]),
     "negative length": (["run=RUN", "lengths=[5,-1]"], ["lengths", "-1"]),
     "lengths of a wrong type": (["run=RUN", "lengths=[a]"], ["lengths", "a"]),
+    "no points": (["run=RUN", "at=[]"], ["at", "[]"]),
+    "a point that is none": (["run=RUN", "at=[{length: long}]"], ["at", "length", "long"]),
+    "a point of another task": (
+        ["run=RUN", "at=[{length: 5, repeats: 2}]"],
+        ["at", "a point of copy", "length", "repeats"],
+    ),
+    "a point below the least": (["run=RUN", "at=[0]"], ["at", "length", "at least 1", "0"]),
+    "points that are no list": (["run=RUN", "at=5"], ["at", "list", "5"]),
     "no sequences": (["run=RUN", "sequences=0"], ["sequences", "at least 1", "0"]),
     "unknown checkpoint": (
         ["run=RUN", "checkpoint=worst"],

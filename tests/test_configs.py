@@ -17,9 +17,12 @@ def options(group: str) -> list[str]:
 
 
 EACH = [f"{group}={option}" for group in GROUPS for option in options(group)]
-PAIRS = [
-    [f"model={model}", f"optimizer={optimizer}"]
-    for model, optimizer in itertools.product(options("model"), options("optimizer"))
+CHOICES = [
+    [f"task={task}", f"model={model}", f"optimizer={optimizer}"]
+    for task, model, optimizer in itertools.product(*map(options, ("task", "model", "optimizer")))
+]
+RECIPES = [
+    path.relative_to(ROOT / "configs" / "recipe") for path in (ROOT / "configs").glob("recipe/*/*")
 ]
 
 
@@ -27,11 +30,74 @@ def test_there_are_configurations_to_test():
     assert {"model=ntm", "model=lstm", "curriculum=staged", "task=copy"} <= set(EACH)
 
 
-@pytest.mark.parametrize("overrides", PAIRS, ids=" ".join)
-def test_every_pair_of_model_and_optimizer_composes(overrides):
+@pytest.mark.parametrize("overrides", CHOICES, ids=" ".join)
+def test_every_task_with_every_model_and_optimizer_composes(overrides):
     config = command.compose(ROOT / "configs", "train", overrides)
     configuration.check_values(config)
-    assert configuration.plain(config)["folder"].startswith("outputs/copy/")
+    task = overrides[0].removeprefix("task=")
+    assert configuration.plain(config)["folder"].startswith(f"outputs/{task}/")
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=str)
+def test_a_recipe_is_of_a_choice_there_is_and_trains(recipe, run_command):
+    """One that is named wrong would never be read."""
+    model, _, optimizer = recipe.stem.rpartition("_")
+    overrides = [f"task={recipe.parent}", f"model={model}", f"optimizer={optimizer}"]
+    assert overrides in CHOICES
+    quick = ["batch_size=2", "trainer.fast_dev_run=true", "trainer.enable_model_summary=false"]
+    assert run_command("run_train", *overrides, *quick) == 0
+
+
+PARAMETERS = {
+    "copy": (67_561, 17_162, 1_352_969),
+    "repeat_copy": (66_111, 16_712, 5_312_007),
+    "associative_recall": (70_330, 146_845, 1_344_518),
+    "dynamic_ngrams": (61_749, 14_656, 331_905),
+    "priority_sort": (269_038, 508_305, 384_424),
+}
+"""Of G14's tables 2, 1 and 3."""
+UNLIKE = {"priority_sort": (0.21, 0.08, 0.13), "associative_recall": (0.12, 0.19, 0.02)}
+"""By what share ours are fewer at most, where the paper's do not follow from its sizes."""
+
+
+@pytest.mark.parametrize("task", PARAMETERS)
+def test_networks_of_the_paper_have_about_its_parameters(task):
+    """What the paper leaves open (initial states, the shifts) is a few percent."""
+    published = zip(
+        options_in_order(), PARAMETERS[task], UNLIKE.get(task, (0.09, 0.24, 0.02)), strict=True
+    )
+    for model, paper, share in published:
+        config = command.compose(
+            ROOT / "configs", "train", [f"experiment=graves2014_{task}", f"model={model}"]
+        )
+        made = configuration.build(config.task, "task")
+        sizes = {"input_size": made.input_size, "output_size": made.output_size}
+        network = configuration.build(config.model.network, "model.network", **sizes)
+        ours = sum(p.numel() for p in network.parameters())
+        assert paper * (1 - share) <= ours <= paper * 1.01, (model, ours, paper)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "hidden", "published"),
+    [
+        (10, 9, 256, 1_352_969),
+        (8, 7, 512, 5_312_007),
+        (8, 6, 256, 1_344_518),
+        (1, 1, 128, 331_905),
+    ],
+)
+def test_the_papers_lstm_has_skip_connections_one_bias_and_learned_states(
+    inputs, outputs, hidden, published
+):
+    """Which tells the widths of its inputs and outputs: the tasks here have them."""
+    first = 4 * hidden * (inputs + hidden + 1)
+    above = 4 * hidden * (2 * hidden + inputs + 1)
+    states = 3 * 2 * hidden
+    assert first + 2 * above + 3 * hidden * outputs + outputs + states == published
+
+
+def options_in_order() -> tuple[str, str, str]:
+    return "ntm", "ntm_feedforward", "lstm"
 
 
 EXPERIMENTS = [

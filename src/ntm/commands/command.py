@@ -273,6 +273,9 @@ def _explain(error: Exception, configs: Path, overrides: list[str]) -> str:
         check_governed(key.removeprefix("trainer."))
     if "not in struct" in str(cause) or "not in '" in str(cause):
         return _unknown(key, given.get(key), cause)
+    if "Cannot merge" in str(cause) and key in given:
+        # A list and names do not mix; Hydra can only take the one away and put the other there.
+        return f"{key} is of another kind; to replace it: '~{key}' '+{key}={given[key]}'"
     message = str(cause).splitlines()[0]
     return f"{key}: {message}" if key else message
 
