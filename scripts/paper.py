@@ -67,6 +67,21 @@ def collect(outputs: Path) -> None:
         curves += [key | row for row in curve_rows(folder)]
     for name, rows in (("runs", runs), ("points", points), ("curves", curves)):
         merge(DATA / f"{name}.csv", rows)
+    for task in TASKS:
+        show(task, sorted(outputs.glob(f"paper_{task}/ntm/seed_*")))
+
+
+def show(task: str, folders: Sequence[Path]) -> None:
+    """Keep the first machine's own pictures: an answer beyond its training, and its inside."""
+    for path in folders:
+        found = sorted((path / "figures").glob("*.png"), key=lambda p: (len(p.name), p.name))
+        found = [p for p in found if "memory" not in p.name and "last" not in p.name]
+        inside = [p for p in found if p.name.startswith("inside_")]
+        answers = [p for p in found if p not in inside]
+        if inside and answers and RunFolder(path).read_result().get("status") == FINISHED:
+            write_whole(DATA / f"{task}_inside.png", inside[-1].read_bytes())
+            write_whole(DATA / f"{task}_answer.png", answers[-1].read_bytes())
+            return
 
 
 def run_row(result: Row) -> Row:
@@ -138,6 +153,12 @@ def page() -> str:
         write_whole(DATA / picture, figures.png(learning_curves(own, title)))
         lines += [f"![{title}: learning curves](paper/{picture})", ""]
         lines += [*by_point([row for row in points if row["task"] == task]), ""]
+        for name, what in (
+            ("answer", "an answer beyond training"),
+            ("inside", "the machine inside"),
+        ):
+            if (DATA / f"{task}_{name}.png").is_file():
+                lines += [f"![{title}: {what}](paper/{task}_{name}.png)", ""]
     lines += ["## Parameters", "", notes.get("parameters", ""), "", *parameters(runs), ""]
     lines += [notes.get("end", ""), ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"

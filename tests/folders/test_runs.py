@@ -125,6 +125,17 @@ class TestRows:
         append_row(path, {"sequences": 3})
         assert path.read_text() == "sequences\n3\n"
 
+    def test_a_row_with_other_columns_keeps_those_that_were(self, tmp_path):
+        path = tmp_path / "metrics.csv"
+        append_row(path, {"sequences": 1, "loss": 0.5, "old": 7})
+        append_row(path, {"sequences": 2, "loss": 0.25, "new": 9})
+        append_row(path, {"sequences": 3, "loss": 0.125, "new": 8})
+        assert read_rows(path) == [
+            {"sequences": "1", "loss": "0.5", "new": "", "old": "7"},
+            {"sequences": "2", "loss": "0.25", "new": "9", "old": ""},
+            {"sequences": "3", "loss": "0.125", "new": "8", "old": ""},
+        ]
+
     def test_numbers_keep_every_digit(self, tmp_path):
         path = tmp_path / "metrics.csv"
         append_row(path, {"loss": 0.1 + 0.2})

@@ -21,6 +21,7 @@ STAGED = ["curriculum=staged", "curriculum.upper=[2,4,null]"]
 DROPOUT = ["model.network.controller.dropout=0.1"]
 
 
+@pytest.mark.slow
 def test_the_default_run_solves_copy_and_leaves_a_complete_folder(tmp_path):
     status, out, err = finish(tmp_path, "run_train", "model=ntm")
     assert status == 0, err
@@ -98,6 +99,44 @@ def test_interrupting_says_where_it_goes_on_and_keeps_what_was_written(tmp_path)
     assert 3601 < result(folder)["seconds"] < 4200
     assert result(folder)["status"] == "finished"
     assert [int(row["sequences"]) for row in rows(folder)] == [96, 192, 288, 384, 480]
+
+
+def test_a_finished_run_of_before_is_recognised_and_evaluated(run_command, tmp_path, capfd):
+    """As version 0 of the folder had it: other names in its configuration, its own table."""
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    assert run_command("run_train", *SMALL, "curriculum=staged", "curriculum.upper=[3,5,null]") == 0
+    config = folder / "config.yaml"
+    text = config.read_text()
+    for now, before in (
+        ("ntm.training.Curriculum", "ntm.curriculum.Curriculum"),
+        ("  at:\n", "  lengths:\n"),
+        ("  grow: null\n", ""),
+        ("  give_up_after: 10\n", ""),
+    ):
+        assert text.count(now) == 1
+        text = text.replace(now, before)
+    config.write_text(text)
+    table = folder / "eval" / "results.csv"
+    with open(table, newline="") as file:
+        given = list(csv.DictReader(file))
+    kept = [c for c in given[0] if c not in ("kind", "bits_above_optimum")]
+    lines = [",".join(kept), *(",".join(row[column] for column in kept) for row in given)]
+    (folder / "eval" / "lengths.csv").write_text("\n".join(lines) + "\n")
+    table.unlink()
+    told = result(folder)
+    for stage in told["stages"]:
+        stage["range"] = stage.pop("ranges")["length"]
+    del told["solved_when"], told["skipped_steps"]
+    (folder / "result.json").write_text(json.dumps(told))
+
+    again = [*SMALL, "curriculum=staged", "curriculum.upper=[3,5,null]"]
+    assert run_command("run_train", *again) == 0
+    assert "finished and left alone" in capfd.readouterr().err
+    assert run_command("run_eval", f"run={folder}", "at=[4]", "sequences=2") == 0
+    with open(table, newline="") as file:
+        lengths = [row["length"] for row in csv.DictReader(file)]
+    assert lengths == ["3", "4", "6"]
+    assert run_command("run_compare", f"runs={folder.parent.parent}") == 0
 
 
 def test_a_finished_run_is_left_alone_and_overwrite_starts_over(run_command, tmp_path, capfd):

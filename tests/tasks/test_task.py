@@ -1,0 +1,167 @@
+"""What every task promises, whichever it is."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import ntm.tasks
+from ntm.tasks import (
+    AssociativeRecall,
+    Batch,
+    Copy,
+    DynamicNGrams,
+    PrioritySort,
+    RepeatCopy,
+    Task,
+)
+from ntm.tasks.sampling import TRAINING, VALIDATION, fixed_set, sample
+from ntm.training.data import SequenceData
+
+SMALL: dict[str, Task] = {
+    "copy": Copy(bits=3, min_length=1, max_length=6),
+    "copy, mixed": Copy(bits=3, min_length=1, max_length=6, mixed_lengths=True),
+    "repeat_copy": RepeatCopy(bits=2, min_length=1, max_length=3, min_repeats=1, max_repeats=3),
+    "associative_recall": AssociativeRecall(bits=3, vectors=2, min_items=2, max_items=4),
+    "dynamic_ngrams": DynamicNGrams(steps=12, context=2),
+    "priority_sort": PrioritySort(bits=3, min_items=3, max_items=6),
+}
+each = pytest.mark.parametrize("task", SMALL.values(), ids=SMALL)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def drawn_points(task: Task, ranges: tuple, batches: int) -> set[tuple[int, ...]]:
+    """The points that training asks a task for."""
+    asked: set[tuple[int, ...]] = set()
+    draw = task.draw
+
+    def noting(rng: np.random.Generator, batch_size: int, point: tuple[int, ...]) -> Batch:
+        asked.add(point)
+        return draw(rng, batch_size, point)
+
+    task.draw = noting  # type: ignore[method-assign]
+    try:
+        for k in range(batches):
+            sample(task, TRAINING, k, 2, ranges)
+    finally:
+        del task.draw
+    return asked
+
+
+def test_all_tasks_there_are_are_held_to_it():
+    made = {getattr(ntm.tasks, name) for name in ntm.tasks.__all__}
+    tasks = {one for one in made if isinstance(one, type) and issubclass(one, Task)} - {Task}
+    assert tasks == {type(task) for task in SMALL.values()}
+
+
+@each
+def test_numbers_cover_their_ranges_ends_included_and_nothing_beyond(task):
+    assert drawn_points(task, task.ranges, 400) == set(task.points())
+    narrow = tuple((low, min(low + 1, high)) for low, high in task.ranges)
+    points = drawn_points(task, narrow, 200)
+    for values, (low, high) in zip(zip(*points, strict=True), narrow, strict=True):
+        assert {*values} == {low, high}
+
+
+@each
+def test_the_same_batch_for_the_same_seed_split_index_and_ranges(task):
+    first = sample(task, TRAINING, 7, 4, task.ranges, seed=3)
+    assert same(first, sample(task, TRAINING, 7, 4, task.ranges, seed=3))
+    others = [(TRAINING, 8, 3), (VALIDATION, 7, 3), (TRAINING, 7, 4)]
+    for split, index, seed in others:
+        assert not same_shape_and_bits(first, sample(task, split, index, 4, task.ranges, seed=seed))
+
+
+def same_shape_and_bits(one: Batch, other: Batch) -> bool:
+    return one.inputs.shape == other.inputs.shape and same(one, other)
+
+
+@each
+def test_workers_change_nothing(task):
+    def batches(workers: int) -> list[Batch]:
+        data = SequenceData(
+            task, seed=0, batch_size=4, sequences=48, validate_every=48, num_workers=workers
+        )
+        data.trainer = SimpleNamespace(current_epoch=0, global_rank=0, world_size=1)
+        return list(data.train_dataloader())
+
+    alone, apart = batches(0), batches(4)
+    assert len(alone) == len(apart) == 12
+    assert all(same(a, b) for a, b in zip(alone, apart, strict=True))
+
+
+@each
+def test_batches_are_time_major_bits_under_a_mask(task):
+    for batch in (sample(task, TRAINING, k, 3, task.ranges) for k in range(20)):
+        steps = len(batch.inputs)
+        assert batch.inputs.shape == (steps, 3, task.input_size)
+        assert batch.targets.shape == (steps, 3, task.output_size)
+        assert batch.mask.shape == (steps, 3)
+        assert all(part.dtype == torch.float32 for part in batch)
+        assert {*batch.mask.unique().tolist()} <= {0.0, 1.0}
+        assert {*batch.targets.unique().tolist()} <= {0.0, 1.0}
+        assert (batch.targets * (1 - batch.mask[..., None]) == 0).all()
+        assert (batch.mask.sum(0) > 0).all()
+
+
+@each
+def test_chance_is_no_more_than_a_bit_for_each_bit_that_is_asked_for(task):
+    for point in task.points():
+        batch = task.draw(np.random.default_rng(0), 2, point)
+        bits = batch.mask[:, 0].sum().item() * task.output_size
+        assert 0 < task.chance(point) <= bits
+        if task.optimum(batch) is not None:
+            assert (task.optimum(batch) <= bits).all()
+
+
+@each
+def test_the_fixed_set_has_all_points_equally_often(task):
+    batches = fixed_set(task, VALIDATION, 20)
+    assert len(batches) == len(task.points())
+    assert len({batch.inputs.shape[1] for batch in batches}) == 1
+    assert sum(batch.inputs.shape[1] for batch in batches) >= 20
+
+
+@each
+def test_a_point_is_a_value_for_each_number(task):
+    high = {name: upper for name, (_, upper) in task.numbers.items()}
+    point = task.point(high)
+    assert point == tuple(high.values())
+    assert task.named(point) == high
+    for name, value in high.items():
+        assert f"{name} {value}" in task.label(point)
+    if len(high) == 1:
+        assert task.point(next(iter(high.values()))) == point
+
+
+@each
+@pytest.mark.parametrize("what", ["text", "missing", "unknown", "fraction", "truth", "low"])
+def test_what_is_no_point_is_refused_with_one_that_is(task, what):
+    good = {name: upper for name, (_, upper) in task.numbers.items()}
+    first = next(iter(good))
+    least = task.least.get(first, 1)
+    bad = {
+        "text": good | {first: "many"},
+        "missing": {},
+        "unknown": good | {"colour": 3},
+        "fraction": good | {first: 2.5},
+        "truth": good | {first: True},
+        "low": good | {first: least - 1},
+    }[what]
+    with pytest.raises(ValueError, match=first) as refusal:
+        task.point(bad)
+    said = str(refusal.value)
+    expected = [f"at least {least}, got {least - 1}"] if what == "low" else [task.name, "such as"]
+    for words in expected:
+        assert words in said
+
+
+def test_two_numbers_have_no_bare_point():
+    with pytest.raises(ValueError, match=r"length, repeats.*got 3$"):
+        SMALL["repeat_copy"].point(3)
