@@ -98,7 +98,11 @@ for task in $tasks; do
     case $run in */lstm/*) machine= ;; esac
     case $task in
       copy) [ -z "$machine" ] || { evaluate "$run" 500 1100 100 && evaluate "$run" 1000 1100 100; } ;;
-      associative_recall) [ -z "$machine" ] || evaluate "$run" 100 1100 100 ;;
+      associative_recall)
+        evaluate "$run" 15 null 1000
+        evaluate "$run" 20 null 1000
+        [ -z "$machine" ] || evaluate "$run" 100 1100 100
+        ;;
       dynamic_ngrams) evaluate "$run" 200 null 1000 ;;
       priority_sort) evaluate "$run" 20 null 1000 ;;
     esac
