@@ -7,10 +7,12 @@ from matplotlib.text import Text
 
 from ntm.views.figures import (
     Curve,
+    Map,
     Panel,
     draw_answer,
     draw_curves,
     draw_inside,
+    draw_maps,
     image_array,
     log_ticks,
     png,
@@ -226,7 +228,7 @@ class TestInside:
         image_array(draw_inside(empty, ""))
 
 
-def a_panel(scale: str = "wrong bits", **more) -> Panel:
+def a_panel(scale: str = "to 0", **more) -> Panel:
     x = np.array([100.0, 200.0, 300.0])
     y = np.array([40.0, 0.05, 0.0])
     curves = [
@@ -295,9 +297,20 @@ class TestCurves:
         axis = draw_curves([panel], "").axes[0]
         assert [text.get_text() for text in axis.get_xticklabels()] == ["10", "20", "120", "1,000"]
 
+    def test_the_axis_is_linear_below_the_tasks_own_bound(self):
+        axis = draw_curves([a_panel(bound=5.0)], "").axes[0]
+        places = axis.transData.transform([(0, 0.0), (0, 2.5), (0, 5.0), (0, 50.0)])[:, 1]
+        below, above = places[1] - places[0], places[2] - places[1]
+        assert below == pytest.approx(above)
+        assert [5.0, 5.0] in [list(line.get_ydata()) for line in axis.lines]
+
+    def test_an_unknown_scale_is_refused(self):
+        with pytest.raises(ValueError, match=r"^scale must be .*got 'steep'"):
+            draw_curves([a_panel("steep")], "")
+
     def test_nothing_to_draw_is_drawn(self):
         empty = Panel("", "", "", "log", [])
-        image_array(draw_curves([empty, empty._replace(scale="wrong bits", log_x=True)], ""))
+        image_array(draw_curves([empty, empty._replace(scale="to 0", log_x=True)], ""))
 
 
 def test_an_svg_is_the_same_bytes_again():
@@ -314,3 +327,32 @@ def test_drawn_as_bytes():
     assert image.shape[2] == 3
     assert image.std() > 0
     assert png(figure).startswith(b"\x89PNG\r\n\x1a\n")
+
+
+class TestMaps:
+    VALUES = np.array([[0.0, 3.0, np.nan], [0.5, 40.0, 800.0]])
+
+    def a_map(self, **more) -> Map:
+        return Map(
+            "ntm $x", "repeats", "length", [5, 10, 20], [10, 20], self.VALUES, "bits", **more
+        )
+
+    def test_writes_every_value_that_is_known_in_its_cell(self):
+        axis = draw_maps([self.a_map()], "t").axes[0]
+        written = {text.get_position(): text.get_text() for text in axis.texts}
+        assert written == {(0, 0): "0", (1, 0): "3", (0, 1): "0.5", (1, 1): "40", (2, 1): "800"}
+        assert [text.get_text() for text in axis.get_xticklabels()] == ["5", "10", "20"]
+        assert [text.get_text() for text in axis.get_yticklabels()] == ["10", "20"]
+        assert (axis.get_xlabel(), axis.get_ylabel()) == ("repeats", "length")
+
+    def test_frames_what_was_trained_on(self):
+        (frame,) = draw_maps([self.a_map(marked=((1, 10), (1, 10)))], "").axes[0].patches
+        assert (frame.get_xy(), frame.get_width(), frame.get_height()) == ((-0.5, -0.5), 2, 1)
+        assert not draw_maps([self.a_map(marked=((1, 3), (1, 10)))], "").axes[0].patches
+
+    def test_several_share_a_scale_and_a_spare_place_stays_empty(self):
+        figure = draw_maps([self.a_map(), self.a_map(), self.a_map()], "")
+        limits = {image.get_clim() for axis in figure.axes[:3] for image in axis.images}
+        assert limits == {(0.0, 800.0)}
+        assert not figure.axes[3].axison
+        image_array(figure)

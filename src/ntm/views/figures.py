@@ -314,6 +314,8 @@ def _set_scales(axis: Axes, panel: Panel) -> None:
         axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     elif panel.scale == "share":
         axis.set_ylim(-0.03, 1.03)
+    else:
+        raise ValueError(f"scale must be log, share or to 0, got {panel.scale!r}")
     if panel.log_x:
         axis.set_xscale("log")
         ticks = log_ticks(panel)
