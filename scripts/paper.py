@@ -24,7 +24,9 @@ from ntm.views import figures
 from ntm.views.figures import Curve, Panel
 
 ROOT = Path(__file__).parent.parent
-DATA = ROOT / "docs" / "results" / "paper"
+DATA = Path("docs") / "results" / "paper"
+"""Below the folder that the command is given in, as outputs/ is."""
+NOTES = ROOT / "docs" / "results" / "paper" / "notes.md"
 MODELS = {"ntm": "NTM, LSTM controller", "ntm_feedforward": "NTM, feedforward", "lstm": "LSTM"}
 TASKS = {
     "copy": "Copy (section 4.1)",
@@ -135,7 +137,7 @@ def page() -> str:
     runs, points, curves = (
         read_rows(DATA / f"{name}.csv") for name in ("runs", "points", "curves")
     )
-    notes = sections((DATA / "notes.md").read_text())
+    notes = sections(NOTES.read_text())
     lines = [
         "<!-- Made by scripts/paper.py; written by hand is docs/results/paper/notes.md. -->",
         "",

@@ -5,9 +5,9 @@ usage() {
 scripts/reproduce_paper.sh [--dry-run] [override ...]
 
 Trains every model on every task of Graves, Wayne and Danihelka 2014 with the recipes of this
-project, evaluates each run beyond its training, and writes docs/results/paper.md and one offline page,
-outputs/comparison/report.html. Goes on where it was stopped: what is finished is left alone. Overrides are those
-of run_train.py and go to every run.
+project, evaluates each run beyond its training, and writes docs/results/paper.md and one offline
+page, outputs/comparison/report.html, below this folder. Goes on where it was stopped: what is
+finished is left alone. Overrides are those of run_train.py and go to every run.
 
   TASKS    default "copy repeat_copy associative_recall dynamic_ngrams priority_sort"
   MODELS   default "ntm ntm_feedforward lstm"
