@@ -36,6 +36,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "outputs" / "copy" / "ntm" / "seed_0"
 
 
+@pytest.mark.slow
 def test_two_processes_come_to_the_same_run_as_one(whole, run_command, tmp_path):
     assert run_command("run_train", *UNEVEN) == 0
     alone = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
@@ -73,6 +74,7 @@ def child_of(process: subprocess.Popen[str]) -> int:
     return child
 
 
+@pytest.mark.slow
 def test_stopped_or_lost_processes_end_together_and_go_on_to_the_same_bits(whole, tmp_path):
     """SIGTERM to one process, Ctrl-C to all, one of them killed: three times in one run."""
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
@@ -133,6 +135,7 @@ def test_the_first_process_has_time_to_tell_before_it_is_killed():
     assert done.returncode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_runs_of_a_sweep_use_several_devices_one_after_another(whole, tmp_path):
     status, out, err = finish(tmp_path, "run_train", "-m", *UNEVEN, *TWO, "seed=0,1")
     assert status == 0, err

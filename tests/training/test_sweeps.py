@@ -196,6 +196,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_one_fails_alone_and_the_same_command_mends_it(untouched, tmp_path):
     overrides = [*SMALL, faults(tmp_path)]
     (tmp_path / "fail_1").touch()
@@ -293,6 +294,7 @@ def test_two_sweeps_at_once_train_each_run_once(untouched, tmp_path):
     assert any("held: ntm seed" in out for out in outs)
 
 
+@pytest.mark.slow
 def test_a_killed_run_says_so_and_ctrl_c_ends_the_others_after_their_step(tmp_path, monkeypatch):
     process = begin(tmp_path, *LONG, SEEDS="0-3", JOBS="2")
     wait_for(lambda: all(run_folder(tmp_path, seed).last.is_file() for seed in (0, 1)))
