@@ -29,7 +29,7 @@ class Curriculum:
         grow: In place of these, upper ends that grow one by one and by the budget alone:
             ``start``, the first of each number by name, or null for the lower ends, and ``over``,
             the share of the budget that it takes. A start may lie below the range of the task:
-            training then draws from there up throughout.
+            training then draws from there up until it has grown, and from the range after that.
 
     Raises:
         ValueError: The stages do not fit; the message begins with the argument's name.
@@ -179,6 +179,8 @@ def _growing(
 def _grown(ends: tuple[int, int], first: int, grown: float) -> tuple[int, int]:
     """The range of a number that has grown from ``first`` by a share of its way."""
     low, high = ends
+    if grown == 1:
+        return ends
     return min(low, first), round(first + grown * (high - first))
 
 
