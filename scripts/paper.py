@@ -46,6 +46,8 @@ PARAMETERS = {
 """Of the paper's tables 2, 1 and 3, by task."""
 POINTS_OF_A_CURVE = 60
 """Validations of a run that are kept for its curve; the last one always is."""
+OF_A_POINT = re.compile(r"(inside_)?[a-z]+_\d+(_[a-z]+_\d+)*")
+"""Names of the pictures of best.ckpt, as drawn and with the memory of training."""
 NUMBERS = ("length", "repeats", "items", "steps")
 
 Row = dict[str, Any]
@@ -77,7 +79,7 @@ def show(task: str, folders: Sequence[Path]) -> None:
     """Keep the first machine's own pictures: an answer beyond its training, and its inside."""
     for path in folders:
         found = sorted((path / "figures").glob("*.png"), key=lambda p: (len(p.name), p.name))
-        found = [p for p in found if "memory" not in p.name and "last" not in p.name]
+        found = [p for p in found if OF_A_POINT.fullmatch(p.stem) and "memory" not in p.name]
         inside = [p for p in found if p.name.startswith("inside_")]
         answers = [p for p in found if p not in inside]
         if inside and answers and RunFolder(path).read_result().get("status") == FINISHED:

@@ -32,6 +32,7 @@ def make_run(
     folder: Path,
     curve: dict[int, float],
     lengths: list[tuple[Any, ...]] | None = None,
+    kinds: dict[str, list[tuple[Any, ...]]] | None = None,
     config: dict[str, Any] | None = None,
     **result: Any,
 ) -> Path:
@@ -41,6 +42,7 @@ def make_run(
         folder: Of the run, `<model>/seed_<n>`.
         curve: Wrong bits in validation by sequences; training has twice, the losses a tenth.
         lengths: Rows of eval/lengths.csv; None for no evaluation.
+        kinds: Rows of eval/results.csv in its place, by the kind of sequence.
         config: More of config.yaml.
         result: More of result.json.
 
@@ -70,6 +72,11 @@ def make_run(
     if lengths is not None:
         (folder / "eval").mkdir()
         (folder / "eval" / "lengths.csv").write_text(table(LENGTHS, lengths))
+    if kinds is not None:
+        (folder / "eval").mkdir()
+        rows = [(row[0], kind, *row[1:]) for kind, of_kind in kinds.items() for row in of_kind]
+        header = (LENGTHS[0], "kind", *LENGTHS[1:])
+        (folder / "eval" / "results.csv").write_text(table(header, rows))
     return folder
 
 

@@ -19,6 +19,7 @@ SMALL = [
     "batch_size=16",
     "validate_every=96",
     "evaluation.at=[3,6]",
+    "evaluation.kinds=[drawn]",
     "evaluation.sequences=4",
     "callbacks.pictures_every=null",
 ]

@@ -95,6 +95,12 @@ WRONG = {
         ["evaluation.at=[{items: 3}]"],
         ["evaluation.at", "length", "items"],
     ),
+    "a kind that is none": (
+        ["evaluation.kinds=[drawn,odd]"],
+        ["evaluation.kinds", "odd", "sparse"],
+    ),
+    "no kinds": (["evaluation.kinds=[]"], ["evaluation.kinds", "all", "[]"]),
+    "more than all are mixed": (["task.mix=1.5"], ["task.mix", "share", "1.5"]),
     "nothing kept": (["callbacks.keep_last=0"], ["callbacks.keep_last", "at least 1", "0"]),
     "name of no folder": (["name=a/b"], ["name", "a/b"]),
     "unreadable override": (["seed"], ["seed"]),
@@ -141,6 +147,9 @@ WRONG_EVALUATIONS = {
     ),
     "a point below the least": (["run=RUN", "at=[0]"], ["at", "length", "at least 1", "0"]),
     "points that are no list": (["run=RUN", "at=5"], ["at", "list", "5"]),
+    "a kind that is none": (["run=RUN", "kinds=[odd]"], ["kinds", "odd", "silent_pair"]),
+    "a kind of another task": (["run=RUN", "kinds=[tied]"], ["kinds", "tied", "copy"]),
+    "kinds that are no list": (["run=RUN", "kinds=zeros"], ["kinds", "all or a list", "zeros"]),
     "no sequences": (["run=RUN", "sequences=0"], ["sequences", "at least 1", "0"]),
     "unknown checkpoint": (
         ["run=RUN", "checkpoint=worst"],

@@ -41,7 +41,8 @@ def test_it_trains_is_evaluated_and_drawn(tmp_path):
         "curriculum=growing", "sequences=32", "validate_every=16", "evaluation.sequences=2",
     )  # fmt: skip
     folder = tmp_path / "outputs" / "reverse" / "lstm" / "seed_0"
-    run("run_eval.py", f"run={folder}", "at=[7]", "sequences=3")
-    lengths = [line.split(",")[0] for line in (folder / "eval/results.csv").read_text().split()]
-    assert lengths == ["length", "5", "7", "10", "20"]
+    run("run_eval.py", f"run={folder}", "at=[7]", "kinds=[drawn,zeros]", "sequences=3")
+    rows = [line.split(",")[:2] for line in (folder / "eval/results.csv").read_text().split()]
+    assert [length for length, kind in rows if kind == "drawn"] == ["5", "7", "10", "20"]
+    assert [length for length, kind in rows if kind == "zeros"] == ["5", "7", "10", "20"]
     assert (folder / "figures" / "length_7.png").stat().st_size > 0

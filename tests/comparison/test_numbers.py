@@ -18,6 +18,7 @@ from ntm.comparison.numbers import (
     curve_rows,
     difference_rows,
     group_rows,
+    kind_rows,
     point_rows,
     quantile,
     run_rows,
@@ -472,3 +473,35 @@ def test_no_run_to_read_is_refused(what, root, tmp_path):
     with pytest.raises(ConfigurationError, match=r"^runs must ") as refusal:
         compare(path)
     assert "\n" not in str(refusal.value)
+
+
+class TestKinds:
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        """Two seeds, of which one fails on zeros at 20."""
+        for seed, wrong in ((0, 0.0), (1, 6.0)):
+            make_run(
+                tmp_path / "ntm" / f"seed_{seed}",
+                {100: 1.0},
+                kinds={
+                    "drawn": [evaluated(10, 0.0, 1.0), evaluated(20, 0.0, 1.0)],
+                    "zeros": [evaluated(10, 0.0, 1.0), evaluated(20, wrong, 1 - wrong / 10)],
+                },
+            )
+        return tmp_path
+
+    def test_one_row_a_kind_and_point(self, root):
+        rows = {(row["kind"], row["length"]): row for row in kind_rows(compare(root))}
+        assert list(rows) == [("drawn", 10), ("drawn", 20), ("zeros", 10), ("zeros", 20)]
+        worst = rows["zeros", 20]
+        assert (worst["wrong_bits_mean"], worst["wrong_bits_worst"]) == (3.0, 6.0)
+        assert (worst["exact_mean"], worst["runs_without_error"], worst["runs"]) == (0.7, 1, 2)
+        assert rows["zeros", 10]["runs_without_error"] == 2
+
+    def test_only_sequences_as_drawn_are_points(self, root):
+        assert [row["length"] for row in point_rows(compare(root))] == [10, 20]
+        assert all(row["wrong_bits_worst"] == 0 for row in point_rows(compare(root)))
+
+    def test_runs_of_drawn_sequences_alone_have_none(self, tmp_path):
+        make_run(tmp_path / "ntm" / "seed_0", {100: 1.0}, [evaluated(10, 0.0, 1.0)])
+        assert kind_rows(compare(tmp_path)) == []

@@ -320,6 +320,22 @@ def test_two_numbers_are_a_heat_map(tmp_path):
     assert chart["values"] == [[0.5, 200.5], [10.5, None]]
 
 
+def test_kinds_of_sequence_are_a_table_of_their_own(tmp_path):
+    for seed, exact in ((0, 1.0), (1, 0.25)):
+        kinds = {"drawn": [evaluated(10, 0.0, 1.0)], "zeros": [evaluated(10, 8 - 8 * exact, exact)]}
+        make_run(tmp_path / "ntm" / f"seed_{seed}", {100: 1.0}, kinds=kinds)
+    comparison = compare(tmp_path)
+    (table,) = [t for t in readable_tables(comparison) if t.title == "Kinds of sequence"]
+    assert table.headings == ["group", "kind", "memory", "length 10"]
+    assert [row[1:] for row in table.rows] == [
+        ["drawn", "128", "100 (2 of 2)"],
+        ["zeros", "128", "62.5 (1 of 2)"],
+    ]
+    folder = write_comparison(comparison)
+    with open(folder / "kinds.csv", newline="") as file:
+        assert [row["exact_mean"] for row in csv.DictReader(file)] == ["1.0", "0.625"]
+
+
 def test_several_tasks_are_files_and_sections_of_their_own(root):
     make_grid(root / "grid")
     folder = write_comparisons(compare_all(root))

@@ -41,9 +41,11 @@ def drawn_points(task: Task, ranges: tuple, batches: int) -> set[tuple[int, ...]
     asked: set[tuple[int, ...]] = set()
     draw = task.draw
 
-    def noting(rng: np.random.Generator, batch_size: int, point: tuple[int, ...]) -> Batch:
+    def noting(
+        rng: np.random.Generator, batch_size: int, point: tuple[int, ...], kind: str
+    ) -> Batch:
         asked.add(point)
-        return draw(rng, batch_size, point)
+        return draw(rng, batch_size, point, kind)
 
     task.draw = noting  # type: ignore[method-assign]
     try:

@@ -36,11 +36,17 @@ def test_the_default_run_solves_copy_and_leaves_a_complete_folder(tmp_path):
     assert validations[-1] < 0.1
     for name in ("config.yaml", "train.log", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
         assert (folder / name).stat().st_size > 0
-    lengths = {row["length"]: row for row in csv.DictReader((folder / "eval/results.csv").open())}
+    table = list(csv.DictReader((folder / "eval/results.csv").open()))
+    lengths = {row["length"]: row for row in table if row["kind"] == "drawn"}
     assert lengths.keys() == {"10", "20", "30", "50", "80", "120"}
     assert float(lengths["20"]["wrong_bits_per_sequence"]) < 0.5
     for length in lengths:
         assert (folder / "figures" / f"length_{length}.png").stat().st_size > 0
+    for kind in ntm.tasks.Copy.kinds:
+        assert [row["length"] for row in table if row["kind"] == kind] == [*lengths]
+        assert f"│ {kind} " in out
+    assert (folder / "figures" / "kinds.png").stat().st_size > 0
+    assert event_steps(folder, "evaluation/exact/length_20/zeros") == [came_to["sequences"]]
     assert "tensorboard --logdir" in out
     assert "engine auto: fused, whole sequences at once" in (folder / "train.log").read_text()
     steps = [int(row["sequences"]) for row in rows(folder)]
@@ -289,6 +295,27 @@ def test_evaluating_merges_rows_and_draws(run_command, tmp_path, capsys):
     assert "wrong bits" in capsys.readouterr().out
     names = {path.name for path in (folder / "figures").iterdir()}
     assert {"length_9_memory_40.png", "length_3_last.png", "inside_length_3_memory_40.png"} <= names
+
+
+def test_evaluating_kinds_of_sequence(run_command, tmp_path, capsys):
+    assert run_command("run_train", *SMALL, "sequences=96") == 0
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    run = f"run={folder}"
+    figures = {path.name for path in (folder / "figures").iterdir()}
+    capsys.readouterr()
+    assert run_command("run_eval", run, "at=[3]", "kinds=[zeros]", "sequences=2") == 0
+    assert "zeros" in capsys.readouterr().out
+    drawn = {path.name for path in (folder / "figures").iterdir()} - figures
+    assert drawn == {"length_3_zeros.png", "inside_length_3_zeros.png"}
+    assert run_command("run_eval", run, "at=[3,5]", "kinds=all", "sequences=3") == 0
+    table = list(csv.DictReader((folder / "eval" / "results.csv").open()))
+    found = {(row["kind"], row["length"]): row["sequences"] for row in table}
+    assert len(found) == len(table)
+    assert found.pop(("drawn", "6")) == "4"
+    assert set(found) == {(k, n) for k in ntm.tasks.Copy.kinds for n in ("3", "5")}
+    assert set(found.values()) == {"3"}
+    assert (folder / "figures" / "kinds.png").stat().st_size > 0
+    assert "silent_pair" in capsys.readouterr().out
 
 
 def test_a_sweep_trains_every_job(run_command, tmp_path):

@@ -13,6 +13,7 @@ from ntm.views.figures import (
     draw_curves,
     draw_inside,
     draw_maps,
+    draw_shares,
     image_array,
     log_ticks,
     png,
@@ -327,6 +328,16 @@ def test_drawn_as_bytes():
     assert image.shape[2] == 3
     assert image.std() > 0
     assert png(figure).startswith(b"\x89PNG\r\n\x1a\n")
+
+
+class TestShares:
+    def test_every_share_is_in_its_cell(self):
+        shares = [[1.0, 0.999], [0.5, 0.0]]
+        axis = draw_shares(shares, ["drawn", "one_hot"], ["length 10", "length 20"], "t").axes[0]
+        written = {text.get_position(): text.get_text() for text in axis.texts}
+        assert written == {(0, 0): "100", (1, 0): "99.9", (0, 1): "50", (1, 1): "0"}
+        assert axis.images[0].get_clim() == (0, 1)
+        assert [text.get_text() for text in axis.get_yticklabels()] == ["drawn", "one hot"]
 
 
 class TestMaps:

@@ -106,6 +106,17 @@ class TestEvaluate:
         else:
             assert 0 < rows[1]["exact"] < 1
 
+    def test_each_kind_is_what_such_a_network_makes_of_it(self):
+        """Who forgets the third vector errs on its set bits: on none of zeros, on all of ones."""
+        found = {kind: evaluate(Oracle(2), TASK, [(6,)], 40, kind)[0][0] for kind in TASK.kinds}
+        assert {kind: row["kind"] for kind, row in found.items()} == {k: k for k in TASK.kinds}
+        wrong = {kind: row["wrong_bits_per_sequence"] for kind, row in found.items()}
+        assert (wrong["zeros"], wrong["ones"], wrong["one_hot"]) == (0, BITS, 1)
+        assert 0 < wrong["sparse"] < wrong["silent_pair"] < wrong["dense"] < BITS
+        exact = {kind: row["exact"] for kind, row in found.items()}
+        assert (exact["zeros"], exact["ones"]) == (1, 0)
+        assert 0 < exact["same"] == exact["alternating"] < exact["sparse"] < 1
+
     def test_the_answer_is_that_of_the_first_sequence(self):
         _, answers = evaluate(Oracle(forgotten=1), TASK, [(4,)], 5)
         target = sample(TASK, EVALUATION, 0, 5, ((4, 4),)).inputs[:4, 0, :BITS].numpy()

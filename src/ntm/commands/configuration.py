@@ -48,6 +48,7 @@ class EvaluationSchema:
     """Keys under ``evaluation``."""
 
     at: Any = MISSING
+    kinds: Any = MISSING
     sequences: int = MISSING
 
 
@@ -84,6 +85,7 @@ class EvaluateSchema:
     run: str = MISSING
     at: Any = MISSING
     lengths: list[int] | None = MISSING
+    kinds: Any = MISSING
     memory_size: int | None = MISSING
     sequences: int = MISSING
     checkpoint: str = MISSING
@@ -130,7 +132,12 @@ MOVED = {
 }
 """Where a ``_target_`` of earlier configurations is now."""
 RENAMED = {"evaluation.lengths": "evaluation.at"}
-ADDED = {"optimizer.give_up_after": 10, "curriculum.grow": None}
+ADDED = {
+    "optimizer.give_up_after": 10,
+    "curriculum.grow": None,
+    "task.mix": 0.0,
+    "evaluation.kinds": ["drawn"],
+}
 """Keys that earlier configurations had by another name, or did not have, as they then were."""
 
 FREE = ("name", "folder", "logger", "callbacks", "overwrite")

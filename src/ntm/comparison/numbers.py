@@ -93,6 +93,28 @@ def point_rows(comparison: Comparison) -> list[dict[str, Any]]:
     ]
 
 
+def kind_rows(comparison: Comparison) -> list[dict[str, Any]]:
+    """One row a group, kind of sequence, memory size and point; none where all are as drawn."""
+    if all(set(run.kinds) <= {runs.DRAWN} for run in comparison.runs):
+        return []
+    return [
+        {
+            "group": group.label,
+            "kind": kind,
+            "memory_size": None if size is None else int(size),
+            **dict(zip(comparison.numbers, point, strict=True)),
+            "runs": len(evaluated),
+            "sequences_each": int(min(row["sequences"] for row in evaluated)),
+            **_spread("wrong_bits", [row[WRONG] for row in evaluated]),
+            "exact_mean": float(np.mean([row["exact"] for row in evaluated])),
+            "runs_without_error": sum(row[WRONG] == 0 for row in evaluated),
+        }
+        for group in comparison.groups
+        for kind in dict.fromkeys(kind for run in group.runs for kind in run.kinds)
+        for (size, point), evaluated in evaluations(comparison, group, kind).items()
+    ]
+
+
 def curve_rows(comparison: Comparison) -> list[dict[str, Any]]:
     """One row a group, metric and validation: what `band` says."""
     return [
@@ -114,11 +136,13 @@ def difference_rows(comparison: Comparison) -> list[dict[str, Any]]:
     return [{name: _known(value) for name, value in d._asdict().items()} for d in found]
 
 
-def evaluations(comparison: Comparison, group: Group) -> dict[Setting, list[dict[str, float]]]:
-    """Rows of a group's runs by memory size and point, in this order."""
+def evaluations(
+    comparison: Comparison, group: Group, kind: str = runs.DRAWN
+) -> dict[Setting, list[dict[str, float]]]:
+    """Rows of a group's runs for a kind of sequence, by memory size and point, in this order."""
     by_setting: dict[Setting, list[dict[str, float]]] = {}
     for run in group.runs:
-        for row in run.evaluations:
+        for row in run.kinds.get(kind, []):
             size = None if math.isnan(row["memory_size"]) else row["memory_size"]
             point = tuple(int(row[name]) for name in comparison.numbers)
             by_setting.setdefault((size, point), []).append(row)

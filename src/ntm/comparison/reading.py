@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from ntm.commands.configuration import ConfigurationError, one_line
 from ntm.folders import runs
-from ntm.folders.runs import RunFolder, read_rows
+from ntm.folders.runs import DRAWN, RunFolder, read_rows
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,13 @@ class Run:
     """metrics.csv by column, one value a validation; empty where there is none."""
     numbers: tuple[str, ...]
     """The task's, which evaluations are listed by: ``length``."""
-    evaluations: list[dict[str, float]]
-    """Rows of eval/results.csv for best.ckpt; what is absent is nan."""
+    kinds: dict[str, list[dict[str, float]]]
+    """By kind of sequence, rows of eval/results.csv for best.ckpt; what is absent is nan."""
+
+    @property
+    def evaluations(self) -> list[dict[str, float]]:
+        """The rows for sequences as drawn."""
+        return self.kinds.get(DRAWN, [])
 
     @property
     def status(self) -> str:
@@ -159,10 +164,10 @@ def read_run(path: Path, label: str, notes: list[str]) -> Run | None:
     table = folder.evaluations
     if not table.is_file():  # a run of before
         table = table.with_name("lengths.csv")
-    numbers, evaluations = attempt(
-        table, lambda: read_evaluations(folder), (["length"], []), "no evaluations"
+    numbers, kinds = attempt(
+        table, lambda: read_evaluations(folder), (["length"], {}), "no evaluations"
     )
-    return Run(path, label, config, result, metrics, tuple(numbers), evaluations)
+    return Run(path, label, config, result, metrics, tuple(numbers), kinds)
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:
@@ -186,21 +191,20 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
     return columns
 
 
-def read_evaluations(folder: RunFolder) -> tuple[list[str], list[dict[str, float]]]:
-    """The task's numbers, and rows of results.csv for best.ckpt on sequences as drawn."""
-    table = [
-        row
-        for row in folder.read_evaluations()
-        if row["checkpoint"] == "best" and row["kind"] == "drawn"
-    ]
+def read_evaluations(
+    folder: RunFolder,
+) -> tuple[list[str], dict[str, list[dict[str, float]]]]:
+    """The task's numbers, and rows of results.csv for best.ckpt by their kind."""
+    table = [row for row in folder.read_evaluations() if row["checkpoint"] == "best"]
     if not table:
-        return ["length"], []
+        return ["length"], {}
     columns = list(table[0])
-    rows = [
-        {name: float(row[name] or "nan") for name in columns if name not in ("checkpoint", "kind")}
-        for row in table
-    ]
-    return columns[: columns.index("kind")], rows
+    words = ("checkpoint", "kind")
+    kinds: dict[str, list[dict[str, float]]] = {}
+    for row in table:
+        values = {name: float(row[name] or "nan") for name in columns if name not in words}
+        kinds.setdefault(row["kind"], []).append(values)
+    return columns[: columns.index("kind")], kinds
 
 
 def _numbers(name: str, values: Iterable[str]) -> np.ndarray:

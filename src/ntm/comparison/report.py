@@ -28,6 +28,7 @@ from ntm.comparison.numbers import (
     difference_rows,
     evaluations,
     group_rows,
+    kind_rows,
     point_rows,
     run_rows,
 )
@@ -40,7 +41,7 @@ FOLDER = "comparison"
 MEAN, MEDIAN = "mean", "median"
 STATISTICS = {MEAN: "mean ± sd over seeds", MEDIAN: "median and quartiles over seeds"}
 """What the curves show."""
-TABLES = ("groups", "runs", "points", "differences", "curves")
+TABLES = ("groups", "runs", "points", "kinds", "differences", "curves")
 PICTURES = ("curves", "seeds", "points")
 NOTHING = "–"
 """In a cell without a value."""
@@ -219,6 +220,7 @@ def readable_tables(comparison: Comparison) -> list[Table]:
     makers: list[Callable[[Comparison], Table]] = [
         _groups_table,
         _points_table,
+        _kinds_table,
         _differences_table,
         _runs_table,
     ]
@@ -254,8 +256,9 @@ def _title(comparisons: Sequence[Comparison]) -> str:
 
 
 def _numbers(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
-    makers = (group_rows, run_rows, point_rows, difference_rows, curve_rows)
-    return {name: make(comparison) for name, make in zip(TABLES, makers, strict=True)}
+    makers = (group_rows, run_rows, point_rows, kind_rows, difference_rows, curve_rows)
+    made = {name: make(comparison) for name, make in zip(TABLES, makers, strict=True)}
+    return {name: rows for name, rows in made.items() if rows or name != "kinds"}
 
 
 def _without_curves(numbers: dict[str, Any]) -> dict[str, Any]:
@@ -380,6 +383,29 @@ def _points_table(comparison: Comparison) -> Table:
         "Exact: share of sequences without one wrong bit."
     )
     return Table(f"By {' and '.join(comparison.numbers)}", caption, headings, rows)
+
+
+def _kinds_table(comparison: Comparison) -> Table:
+    found = kind_rows(comparison)
+    points = list(dict.fromkeys(tuple(row[n] for n in comparison.numbers) for row in found))
+    cells: dict[tuple[Any, ...], dict[Any, str]] = {}
+    for row in found:
+        shown = f"{100 * row['exact_mean']:.3g} ({row['runs_without_error']} of {row['runs']})"
+        line = cells.setdefault((row["group"], row["kind"], row["memory_size"]), {})
+        line[tuple(row[number] for number in comparison.numbers)] = shown
+    rows = [
+        [group, kind, _count(size), *(line.get(point, NOTHING) for point in sorted(points))]
+        for (group, kind, size), line in cells.items()
+    ]
+    named = [
+        ", ".join(f"{n} {value}" for n, value in zip(comparison.numbers, point, strict=True))
+        for point in sorted(points)
+    ]
+    caption = (
+        "Exact sequences, %, mean over runs, and in how many runs there was no wrong bit. "
+        "Kinds: see ntm.tasks.kinds; drawn is what the paper has."
+    )
+    return Table("Kinds of sequence", caption, ["group", "kind", "memory", *named], rows)
 
 
 def _without_column(headings: list[str], rows: list[list[str]], name: str) -> list[list[str]]:

@@ -34,6 +34,8 @@ from ntm.folders.locks import is_lock
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
 SOLVED_BEFORE = {"metric": "wrong_bits_per_sequence", "below": 0.1}
 """When a run of before, which does not say so, counts as solved."""
+DRAWN = "drawn"
+"""The kind of sequences that the paper has, and that every row of before is of."""
 SKIP, RESUME, START, OVER = "skip", "resume", "start", "start over"
 
 
@@ -95,8 +97,7 @@ class RunFolder:
         before = self.evaluations.with_name("lengths.csv")
         rows = read_rows(before) if before.is_file() else []
         return [
-            dict([*list(row.items())[:1], ("kind", "drawn"), *list(row.items())[1:]])
-            for row in rows
+            dict([*list(row.items())[:1], ("kind", DRAWN), *list(row.items())[1:]]) for row in rows
         ]
 
     def write_result(self, **values: Any) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ntm.checks import check_at_least, check_range
+from ntm.checks import check_at_least, check_range, check_share
+from ntm.tasks.kinds import DRAWN, KINDS
 from ntm.tasks.task import Batch, Point, Task, as_batch, blank
 
 
@@ -29,6 +30,8 @@ class Copy(Task):
             ones end early and are masked.
         start_flag: Begin with a step that holds nothing but a flag on the last channel; then
             I = bits + 2 and T = 2L + 2.
+        mix: Share of the training sequences in which every bit is set with a probability that is
+            drawn for the sequence, uniform in [0, 1]; 0 draws them as the paper does.
         name: What the task is called in run folders and reports.
 
     Raises:
@@ -36,6 +39,7 @@ class Copy(Task):
 
     """
 
+    kinds = tuple(KINDS)
     shown = ((10,), (20,), (30,), (50,), (80,), (120,))
 
     def __init__(
@@ -45,24 +49,29 @@ class Copy(Task):
         max_length: int = 20,
         mixed_lengths: bool = False,
         start_flag: bool = False,
+        mix: float = 0.0,
         name: str = "copy",
     ) -> None:
         check_at_least("bits", bits, 1)
         check_range("length", min_length, max_length, 1)
+        check_share("mix", mix)
         self.name = name
+        self.mix = mix
         self.input_size = bits + 1 + start_flag
         self.output_size = bits
         self.numbers = {"length": (min_length, max_length)}
         self.mixed = mixed_lengths
         self.start_flag = start_flag
 
-    def draw(self, rng: np.random.Generator, batch_size: int, point: Point) -> Batch:
+    def draw(
+        self, rng: np.random.Generator, batch_size: int, point: Point, kind: str = DRAWN
+    ) -> Batch:
         """Draw sequences of one length; see `Task.draw`."""
         (length,) = point
         bits, begin = self.output_size, int(self.start_flag)
         end = begin + length
         inputs, targets, mask = blank(end + 1 + length, batch_size, self.input_size, bits)
-        vectors = rng.integers(0, 2, (length, batch_size, bits))
+        vectors = self.vectors_of(rng, kind, (length, batch_size, bits))
         inputs[:begin, :, -1] = 1
         inputs[begin:end, :, :bits] = vectors
         inputs[end, :, bits] = 1

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ntm.checks import check_at_least
+from ntm.tasks.kinds import DRAWN
 from ntm.tasks.task import Batch, Goal, Point, Task, as_batch, blank
 
 
@@ -46,7 +47,9 @@ class DynamicNGrams(Task):
         self.least = {"steps": context + 1}
         self.shown = ((steps,),)
 
-    def draw(self, rng: np.random.Generator, batch_size: int, point: Point) -> Batch:
+    def draw(
+        self, rng: np.random.Generator, batch_size: int, point: Point, kind: str = DRAWN
+    ) -> Batch:
         """Draw sequences of so many steps, each from a table of its own; see `Task.draw`."""
         (steps,) = point
         tables = rng.beta(0.5, 0.5, (batch_size, 2**self.context)).tolist()

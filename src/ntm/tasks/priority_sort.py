@@ -6,8 +6,13 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ntm.checks import check_at_least, check_range
+from ntm.checks import check_at_least, check_range, check_share
+from ntm.tasks.kinds import DRAWN, KINDS
 from ntm.tasks.task import Batch, Point, Task, as_batch, blank
+
+TIED, SORTED = "tied", "sorted"
+TIE = 0.01
+"""Priorities that tie are less than this apart."""
 
 
 class PrioritySort(Task):
@@ -22,6 +27,10 @@ class PrioritySort(Task):
         target bit 0  .    .    .    .    .    .    0    1    1    1
         mask          .    .    .    .    .    .    1    1    1    1
 
+    Two equal priorities would make an episode ambiguous; none is drawn. Beside the kinds of every
+    task there are ``tied``, where items have their priorities in pairs less than 0.01 apart, and
+    ``sorted``, heard in the order in which they are to be said.
+
     Args:
         bits: Width of a vector, at least 1; I = bits + 2, O = bits.
         min_items: Fewest items in training, at least 2.
@@ -29,6 +38,8 @@ class PrioritySort(Task):
         delimiter: A step with a flag on the last channel after the items; without it I = bits + 1.
         mixed: Draw a number of items for every sequence instead of one for every batch; shorter
             ones end early and are masked.
+        mix: Share of the training sequences in which every bit is set with a probability that is
+            drawn for the sequence, uniform in [0, 1]; 0 draws them as the paper does.
         name: What the task is called in run folders and reports.
 
     Raises:
@@ -36,6 +47,7 @@ class PrioritySort(Task):
 
     """
 
+    kinds = (*KINDS, TIED, SORTED)
     least: Mapping[str, int] = {"items": 2}
 
     def __init__(
@@ -45,11 +57,14 @@ class PrioritySort(Task):
         max_items: int = 20,
         delimiter: bool = True,
         mixed: bool = False,
+        mix: float = 0.0,
         name: str = "priority_sort",
     ) -> None:
         check_at_least("bits", bits, 1)
         check_range("items", min_items, max_items, 2)
+        check_share("mix", mix)
         self.name = name
+        self.mix = mix
         self.input_size = bits + 1 + delimiter
         self.output_size = bits
         self.numbers = {"items": (min_items, max_items)}
@@ -62,14 +77,16 @@ class PrioritySort(Task):
         """How many of the items are asked for: G14's 16 of 20."""
         return max(1, items * 4 // 5)
 
-    def draw(self, rng: np.random.Generator, batch_size: int, point: Point) -> Batch:
+    def draw(
+        self, rng: np.random.Generator, batch_size: int, point: Point, kind: str = DRAWN
+    ) -> Batch:
         """Draw sequences of equally many items; see `Task.draw`."""
         (items,) = point
         bits, answers = self.output_size, self.answers(items)
         begin = items + self.delimiter
         inputs, targets, mask = blank(begin + answers, batch_size, self.input_size, bits)
-        vectors = rng.integers(0, 2, (items, batch_size, bits))
-        priorities = rng.uniform(-1, 1, (items, batch_size)).astype(np.float32)
+        vectors = self.vectors_of(rng, kind, (items, batch_size, bits))
+        priorities = self._priorities(rng, (items, batch_size), kind)
         inputs[:items, :, :bits] = vectors
         inputs[:items, :, bits] = priorities
         inputs[items:begin, :, -1] = 1
@@ -77,6 +94,22 @@ class PrioritySort(Task):
         targets[begin:] = vectors[highest, np.arange(batch_size)]
         mask[begin:] = 1
         return as_batch(inputs, targets, mask)
+
+    @staticmethod
+    def _priorities(rng: np.random.Generator, shape: tuple[int, int], kind: str) -> np.ndarray:
+        """All different within a sequence, (items, B), float32."""
+        priorities = np.zeros(shape, np.float32)
+        while (again := np.flatnonzero((np.diff(np.sort(priorities, 0), axis=0) == 0).any(0))).size:
+            drawn = rng.uniform(-1, 1, (shape[0], again.size))
+            if kind == TIED:
+                half = shape[0] // 2
+                drawn *= 1 - TIE
+                drawn[half : 2 * half] = drawn[:half] + rng.uniform(-TIE, TIE, (half, again.size))
+                drawn = rng.permuted(drawn, axis=0)
+            if kind == SORTED:
+                drawn = -np.sort(-drawn, axis=0)
+            priorities[:, again] = drawn
+        return priorities
 
     def chance(self, point: Point) -> float:
         """All bits of the vectors asked for."""

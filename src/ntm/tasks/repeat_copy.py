@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from ntm.checks import check_at_least, check_range
+from ntm.checks import check_at_least, check_range, check_share
+from ntm.tasks.kinds import DRAWN, KINDS
 from ntm.tasks.task import Batch, Point, Task, as_batch, blank
 
 
@@ -36,6 +37,8 @@ class RepeatCopy(Task):
             without it O = bits and the step is left out.
         mixed: Draw length and repeats for every sequence instead of once for every batch; shorter
             ones end early and are masked.
+        mix: Share of the training sequences in which every bit is set with a probability that is
+            drawn for the sequence, uniform in [0, 1]; 0 draws them as the paper does.
         name: What the task is called in run folders and reports.
 
     Raises:
@@ -43,6 +46,7 @@ class RepeatCopy(Task):
 
     """
 
+    kinds = tuple(KINDS)
     shown = ((5, 5), (10, 10), (20, 10), (10, 20), (15, 15))
 
     def __init__(
@@ -54,12 +58,15 @@ class RepeatCopy(Task):
         max_repeats: int = 10,
         end_marker: bool = True,
         mixed: bool = False,
+        mix: float = 0.0,
         name: str = "repeat_copy",
     ) -> None:
         check_at_least("bits", bits, 1)
         check_range("length", min_length, max_length, 1)
         check_range("repeats", min_repeats, max_repeats, 1)
+        check_share("mix", mix)
         self.name = name
+        self.mix = mix
         self.bits = bits
         self.input_size = bits + 2
         self.output_size = bits + end_marker
@@ -72,7 +79,9 @@ class RepeatCopy(Task):
         if end_marker:
             self.parts = {"data": slice(0, bits), "end_marker": slice(bits, bits + 1)}
 
-    def draw(self, rng: np.random.Generator, batch_size: int, point: Point) -> Batch:
+    def draw(
+        self, rng: np.random.Generator, batch_size: int, point: Point, kind: str = DRAWN
+    ) -> Batch:
         """Draw sequences of one length, repeated equally often; see `Task.draw`."""
         length, repeats = point
         bits, begin = self.bits, length + 1
@@ -80,7 +89,7 @@ class RepeatCopy(Task):
         inputs, targets, mask = blank(
             end + self.end_marker, batch_size, self.input_size, self.output_size
         )
-        vectors = rng.integers(0, 2, (length, batch_size, bits))
+        vectors = self.vectors_of(rng, kind, (length, batch_size, bits))
         inputs[:length, :, :bits] = vectors
         inputs[length, :, bits] = 1
         inputs[length, :, bits + 1] = self.normalised(repeats)

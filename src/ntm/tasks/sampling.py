@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from ntm.tasks.kinds import DRAWN
 from ntm.tasks.task import Batch, Point, Ranges, Task
 
 TRAINING, VALIDATION, TEST, EVALUATION = range(4)
@@ -22,19 +23,32 @@ TEST_SEQUENCES = 2000
 
 
 def sample(
-    task: Task, split: int, index: int, batch_size: int, ranges: Ranges, seed: int = 0
+    task: Task,
+    split: int,
+    index: int,
+    batch_size: int,
+    ranges: Ranges,
+    seed: int = 0,
+    kind: str | None = None,
 ) -> Batch:
-    """Batch ``index`` of a split: the same for the same arguments, on every machine."""
+    """Batch ``index`` of a split: the same for the same arguments, on every machine.
+
+    Of a kind if it is given; else training's are those that the task trains on, all others drawn.
+    """
+    if kind is None:
+        kind = task.trained_on if split == TRAINING else DRAWN
     entropy = np.random.SeedSequence([seed, split, index, *itertools.chain(*ranges)])
-    batch = task.sample(np.random.Generator(np.random.Philox(entropy)), batch_size, ranges)
+    rng = np.random.Generator(np.random.Philox(entropy))
+    batch = task.sample(rng, batch_size, ranges, kind)
     # As torch's own memory is aligned: where NumPy's lies differs from process to process, and
     # matrix products round differently with it.
     return Batch(*(part if part.data_ptr() % ALIGNED == 0 else part.clone() for part in batch))
 
 
-def sample_at(task: Task, split: int, batch_size: int, point: Point) -> Batch:
+def sample_at(task: Task, split: int, batch_size: int, point: Point, kind: str = DRAWN) -> Batch:
     """The first batch of a split at one point."""
-    return sample(task, split, 0, batch_size, tuple((value, value) for value in point))
+    ranges = tuple((value, value) for value in point)
+    return sample(task, split, 0, batch_size, ranges, kind=kind)
 
 
 def fixed_set(task: Task, split: int, at_least: int) -> list[Batch]:

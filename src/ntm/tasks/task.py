@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ntm.tasks.kinds import DRAWN, MIXED, Shape, draw_vectors
+
 Point = tuple[int, ...]
 """One value for each of a task's numbers, in their order."""
 Ranges = tuple[tuple[int, int], ...]
@@ -62,10 +64,16 @@ class Task(ABC):
     """Output channels whose wrong bits are also counted apart, by name."""
     mixed: bool = False
     """Whether training draws a point for every sequence of a batch instead of one for all."""
+    kinds: Sequence[str] = (DRAWN,)
+    """Kinds of sequence that `draw` knows: those of `ntm.tasks.kinds`, and the task's own."""
+    mix: float = 0.0
+    """Share of the training sequences whose bits have a density of their own."""
 
     @abstractmethod
-    def draw(self, rng: np.random.Generator, batch_size: int, point: Point) -> Batch:
-        """Draw sequences at one point; T is theirs."""
+    def draw(
+        self, rng: np.random.Generator, batch_size: int, point: Point, kind: str = DRAWN
+    ) -> Batch:
+        """Draw sequences of a kind at one point; T is theirs."""
 
     @abstractmethod
     def chance(self, point: Point) -> float:
@@ -116,8 +124,19 @@ class Task(ABC):
         """Every point of the whole ranges."""
         return list(itertools.product(*(range(low, high + 1) for low, high in self.ranges)))
 
-    def sample(self, rng: np.random.Generator, batch_size: int, ranges: Ranges) -> Batch:
-        """Draw sequences, each number uniform over its range, both ends included.
+    def vectors_of(self, rng: np.random.Generator, kind: str, shape: Shape) -> np.ndarray:
+        """Bit vectors of a kind for `draw`; see `ntm.tasks.kinds`."""
+        return draw_vectors(rng, kind, shape, self.mix)
+
+    @property
+    def trained_on(self) -> str:
+        """The kind that training draws."""
+        return MIXED if self.mix > 0 else DRAWN
+
+    def sample(
+        self, rng: np.random.Generator, batch_size: int, ranges: Ranges, kind: str = DRAWN
+    ) -> Batch:
+        """Draw sequences of a kind, each number uniform over its range, both ends included.
 
         One point for the whole batch; where the task is ``mixed``, one for every sequence, and
         the shorter ones end early.
@@ -127,8 +146,8 @@ class Task(ABC):
         drawn = [rng.integers(low, high + 1, count).tolist() for low, high in ranges]
         points = list(zip(*drawn, strict=True))
         if not apart:
-            return self.draw(rng, batch_size, points[0])
-        return side_by_side([self.draw(rng, 1, point) for point in points])
+            return self.draw(rng, batch_size, points[0], kind)
+        return side_by_side([self.draw(rng, 1, point, kind) for point in points])
 
 
 def side_by_side(batches: Sequence[Batch]) -> Batch:

@@ -36,7 +36,7 @@ from ntm.training.progress import Bar, Summary
 from ntm.training.record import AtomicCheckpointIO, Record
 from ntm.training.signals import StopOnSignal
 from ntm.training.stages import Stages
-from ntm.views.evaluation import evaluation_points, load_weights
+from ntm.views.evaluation import evaluation_kinds, evaluation_points, load_weights
 
 
 @dataclass
@@ -104,6 +104,7 @@ def prepare(config: DictConfig) -> Run:
     config = config.copy()
     # As found out: what another default would mean tomorrow changes no run of today.
     config.evaluation.at = evaluation_points(task, config.evaluation.at, "evaluation.at")
+    config.evaluation.kinds = evaluation_kinds(task, config.evaluation.kinds, "evaluation.kinds")
     config.engine = _engine(network, trainer, config.engine)
     resume_from, finished = where_it_stands(folder, config)
     return Run(config, folder, task, data, learner, trainer, stages, record, resume_from, finished)

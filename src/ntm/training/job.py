@@ -18,7 +18,7 @@ from ntm.folders.locks import Held
 from ntm.folders.runs import RunFolder
 from ntm.training.run import train
 from ntm.training.signals import Interrupted
-from ntm.views.evaluation import table
+from ntm.views.evaluation import tables
 
 logger = logging.getLogger("ntm")
 
@@ -78,7 +78,8 @@ def report(config: DictConfig, result: dict[str, Any]) -> None:
     console.print(facts)
     rows = [row for row in folder.read_evaluations() if row["checkpoint"] == "best"]
     if rows:
-        console.print(table(rows))
+        for shown in tables(rows):
+            console.print(shown)
     console.print(
         f"Curves and pictures: tensorboard --logdir {folder.path.parent.parent}", soft_wrap=True
     )

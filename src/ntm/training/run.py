@@ -24,6 +24,7 @@ from ntm.folders.locks import Held, Lock
 from ntm.folders.runs import RunFolder, load_checkpoint
 from ntm.machine import NTM
 from ntm.tasks import Task
+from ntm.tasks.kinds import DRAWN
 from ntm.training.assembly import Run, precision_of, prepare, where_it_stands
 from ntm.training.record import solved_at
 from ntm.training.signals import Interrupted, terminable
@@ -191,10 +192,10 @@ def _finish(run: Run) -> None:
     stages = run.stages.curriculum.report(history[-1][0], run.stages.score)
     test = _test(run)
     network = run.learner.network.to(device)
-    at, sequences = run.config.evaluation.at, run.config.evaluation.sequences
-    rows = write_evaluation(
-        run.folder, network, run.task, [run.task.point(plain(p)) for p in at], sequences, "best"
-    )
+    asked = run.config.evaluation
+    points = [run.task.point(plain(point)) for point in asked.at]
+    kinds = list(asked.get("kinds", [DRAWN]))  # a run of before has none
+    rows = write_evaluation(run.folder, network, run.task, points, kinds, asked.sequences, "best")
     goal = run.task.solved
     first, solved = solved_at(history, goal.below)
     for log in run.trainer.loggers:
@@ -222,15 +223,14 @@ def _finish(run: Run) -> None:
 
 
 def _by_point(task: Task, rows: Sequence[dict[str, Any]], metric: str) -> dict[str, float]:
-    """What the closing evaluation found, for TensorBoard: a tag a point."""
-    names = ("exact", metric)
-    return {
-        f"evaluation/{name}/{point_name(task, tuple(row[number] for number in task.numbers))}": row[
-            name
-        ]
-        for row in rows
-        for name in names
-    }
+    """What the closing evaluation found, for TensorBoard: a tag a point and kind."""
+    found = {}
+    for row in rows:
+        at = point_name(task, tuple(row[number] for number in task.numbers))
+        of_kind = "" if row["kind"] == DRAWN else f"/{row['kind']}"
+        for name in ("exact", metric):
+            found[f"evaluation/{name}/{at}{of_kind}"] = row[name]
+    return found
 
 
 def _test(run: Run) -> dict[str, float]:

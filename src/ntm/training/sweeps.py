@@ -98,8 +98,8 @@ class Plan:
         self.jobs: list[Job] = []
         self._configs: dict[str, list[dict[str, Any]]] = {}
         """Of the jobs of a folder, as flat plain values."""
-        self._found: dict[str, tuple[str, Any]] = {}
-        """Engine and points, by everything else that a configuration says, but for the seed."""
+        self._found: dict[str, tuple[str, Any, Any]] = {}
+        """Engine, points, kinds, by everything else that a configuration says, but for the seed."""
 
     def add(self, config: DictConfig) -> None:
         """Check a job and remember what it would do.
@@ -116,8 +116,8 @@ class Plan:
         kind = repr([(k, v) for k, v in values.items() if k.split(".")[0] not in (*FREE, "seed")])
         if kind not in self._found:
             found = prepare(config).config
-            self._found[kind] = found.engine, found.evaluation.at
-        config.engine, config.evaluation.at = self._found[kind]
+            self._found[kind] = found.engine, found.evaluation.at, found.evaluation.kinds
+        config.engine, config.evaluation.at, config.evaluation.kinds = self._found[kind]
         folder = RunFolder(config.folder)
         whole = -(-config.sequences // config.batch_size) * config.batch_size
         state = runs.START if config.trainer.fast_dev_run else folder.standing(config)

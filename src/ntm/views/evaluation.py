@@ -25,6 +25,7 @@ from ntm.commands.configuration import (
 from ntm.folders.runs import RunFolder, load_checkpoint, write_rows, write_whole
 from ntm.machine import NTM
 from ntm.tasks import Point, Task
+from ntm.tasks.kinds import DRAWN
 from ntm.views import figures
 from ntm.views.probing import evaluate, inside, point_inside, point_name
 
@@ -96,9 +97,12 @@ def evaluate_run(config: DictConfig) -> list[dict[str, Any]]:
     folder = RunFolder.existing(config.run, "run")
     task, network = restore(folder, config.checkpoint)
     points = _asked(task, config, folder)
+    kinds = evaluation_kinds(task, config.kinds, "kinds")
     resize_memory(network, config.memory_size)
     network.to(_device(config.accelerator))
-    return write_evaluation(folder, network, task, points, config.sequences, config.checkpoint)
+    return write_evaluation(
+        folder, network, task, points, kinds, config.sequences, config.checkpoint
+    )
 
 
 def _asked(task: Task, config: DictConfig, folder: RunFolder) -> list[Point]:
@@ -140,6 +144,24 @@ def evaluation_points(task: Task, given: Any, key: str) -> list[Any]:
     return [next(iter(point.values())) if len(point) == 1 else point for point in named]
 
 
+def evaluation_kinds(task: Task, given: Any, key: str) -> list[str]:
+    """Kinds of sequence as a configuration holds them: ``all``, or a list of the task's.
+
+    Raises:
+        ConfigurationError: They are none; the message begins with the key.
+
+    """
+    kinds = plain(given)
+    if kinds == "all":
+        return list(task.kinds)
+    if not isinstance(kinds, list) or not kinds or any(kind not in task.kinds for kind in kinds):
+        raise ConfigurationError(
+            f"{key} must be all or a list of {', '.join(task.kinds)}, which {task.name} has, "
+            f"got {kinds!r}"
+        )
+    return list(dict.fromkeys(kinds))
+
+
 def evaluate_job(config: DictConfig) -> int:
     """Evaluate a run, print its table, and return the exit status of the command.
 
@@ -149,7 +171,8 @@ def evaluate_job(config: DictConfig) -> int:
     """
     rows = evaluate_run(config)
     console = Console()
-    console.print(table(rows))
+    for shown in tables(rows):
+        console.print(shown)
     folder = RunFolder(config.run)
     console.print(f"Table and pictures: {folder.evaluations}, {folder.figures}", soft_wrap=True)
     return DONE
@@ -172,24 +195,36 @@ def write_evaluation(
     network: nn.Module,
     task: Task,
     points: Sequence[Point],
+    kinds: Sequence[str],
     sequences: int,
     checkpoint: str,
 ) -> list[dict[str, Any]]:
-    """Evaluate a network, and put rows into eval/results.csv and pictures into figures/."""
-    results, answers = evaluate(network, task, points, sequences)
-    rows = [_with_checkpoint(row, checkpoint) for row in results]
+    """Evaluate a network, and put rows into eval/results.csv and pictures into figures/.
+
+    Answers, and the machine's inside, are drawn for the first of the kinds.
+    """
+    found = {kind: evaluate(network, task, points, sequences, kind) for kind in kinds}
+    rows = [_with_checkpoint(row, checkpoint) for results, _ in found.values() for row in results]
     merge_evaluations(folder, rows)
     setting = _setting(folder, network, checkpoint)
-    for point, answer in answers.items():
-        figure = figures.draw_answer(answer, f"{task.name}, {task.label(point)}")
-        name = f"{point_name(task, point)}{setting}.png"
+    first = kinds[0]
+    named = task.name if first == DRAWN else f"{task.name}, {first}"
+    ending = setting if first == DRAWN else f"_{first}{setting}"
+    for point, answer in found[first][1].items():
+        figure = figures.draw_answer(answer, f"{named}, {task.label(point)}")
+        name = f"{point_name(task, point)}{ending}.png"
         write_whole(folder.figures / name, figures.png(figure))
     point = point_inside(task, points)
-    seen = inside(network, task, point)
+    seen = inside(network, task, point, first)
     if seen is not None:
-        title = f"Inside the machine: {task.name}, {task.label(point)}"
-        name = f"inside_{point_name(task, point)}{setting}.png"
+        title = f"Inside the machine: {named}, {task.label(point)}"
+        name = f"inside_{point_name(task, point)}{ending}.png"
         write_whole(folder.figures / name, figures.png(figures.draw_inside(seen, title)))
+    if len(kinds) > 1:
+        exact = [[row["exact"] for row in results] for results, _ in found.values()]
+        labels = [task.label(point) for point in points]
+        figure = figures.draw_shares(exact, kinds, labels, f"{task.name}, share of exact sequences")
+        write_whole(folder.figures / f"kinds{setting}.png", figures.png(figure))
     return rows
 
 
@@ -223,7 +258,8 @@ def merge_evaluations(folder: RunFolder, rows: list[dict[str, Any]]) -> None:
 
     def order(row: dict[str, Any]) -> tuple[Any, ...]:
         point = [int(row[name]) for name in names]
-        return str(row["checkpoint"]), str(row["kind"]), int(row["memory_size"] or 0), *point
+        kind = str(row["kind"])
+        return str(row["checkpoint"]), kind != DRAWN, kind, int(row["memory_size"] or 0), *point
 
     kept = {setting(row): row for row in folder.read_evaluations()}
     kept |= {setting(row): row for row in rows}
@@ -236,10 +272,40 @@ def numbers_of(row: dict[str, Any]) -> list[str]:
     return columns[: columns.index("kind")]
 
 
+def tables(rows: Sequence[dict[str, Any]]) -> list[Table]:
+    """Rows of eval/results.csv for a terminal: the first kind in full, and all in short."""
+    kinds = list(dict.fromkeys(str(row["kind"]) for row in rows))
+    first = kinds[0] if DRAWN not in kinds else DRAWN
+    shown = [table([row for row in rows if row["kind"] == first])]
+    return shown if len(kinds) == 1 else [*shown, kinds_table(rows)]
+
+
+def kinds_table(rows: Sequence[dict[str, Any]]) -> Table:
+    """Share of exact sequences of each kind at each point."""
+    names = numbers_of(rows[0])
+    drawn = Table(title=f"Exact sequences of each kind, by {', '.join(names)}")
+    drawn.add_column("kind", no_wrap=True)
+    columns: dict[tuple[str, ...], None] = {}
+    shares: dict[str, dict[tuple[str, ...], str]] = {}
+    for row in rows:
+        setting = tuple(str(row[name]) for name in (*names, "memory_size"))
+        columns[setting] = None
+        shares.setdefault(str(row["kind"]), {})[setting] = f"{100 * float(row['exact']):.3g}%"
+    sizes = {size for *_, size in columns}
+    for *point, size in columns:
+        heading = ", ".join(point) + (f" (N {size})" if len(sizes) > 1 else "")
+        drawn.add_column(heading, justify="right")
+    for kind, found in shares.items():
+        drawn.add_row(kind, *(found.get(setting, "") for setting in columns))
+    return drawn
+
+
 def table(rows: Sequence[dict[str, Any]]) -> Table:
     """Rows of eval/results.csv as a table for a terminal of 80 columns."""
     checkpoints = sorted({str(row["checkpoint"]) for row in rows})
-    drawn = Table(title=f"Fresh sequences, {' and '.join(checkpoints)}.ckpt")
+    kinds = [kind for kind in dict.fromkeys(str(row["kind"]) for row in rows) if kind != DRAWN]
+    title = ", ".join(["Fresh sequences", *kinds, f"{' and '.join(checkpoints)}.ckpt"])
+    drawn = Table(title=title)
     names = numbers_of(rows[0])
     columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
         *((name, partial(_cell, name, "")) for name in names),

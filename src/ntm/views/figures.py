@@ -12,7 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FuncFormatter,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+)
 
 from ntm.metrics import SOLVED_BELOW
 from ntm.views.probing import Answer, Inside
@@ -184,6 +190,24 @@ def draw_maps(maps: Sequence[Map], title: str, columns: int = 2) -> Figure:
         axis.set_ylabel(one.y_name)
     bar = figure.colorbar(image, ax=list(axes), label=maps[0].value_name)
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def draw_shares(
+    shares: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str
+) -> Figure:
+    """Shares in [0, 1], each a cell of a colour with its per cent written in it."""
+    size = (2.6 + 0.95 * len(columns), 1.4 + 0.36 * len(rows))
+    figure = Figure(figsize=size, layout="constrained", dpi=PIXELS_PER_INCH)
+    axis = figure.subplots()
+    image = axis.imshow(np.array(shares), vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    for (row, column), share in np.ndenumerate(np.array(shares)):
+        ink = "black" if share > 0.5 else "white"
+        axis.text(column, row, f"{100 * share:.3g}", ha="center", va="center", color=ink)
+    axis.set_xticks(range(len(columns)), [name.replace(", ", "\n") for name in columns])
+    axis.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
+    figure.colorbar(image, ax=axis).ax.yaxis.set_major_formatter(PercentFormatter(1))
     figure.suptitle(title, fontsize=11)
     return figure
 

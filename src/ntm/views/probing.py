@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from ntm.machine import NTM
 from ntm.metrics import count, wrong_bits
 from ntm.tasks import Batch, Point, Task
+from ntm.tasks.kinds import DRAWN
 from ntm.tasks.sampling import EVALUATION, sample_at
 
-DRAWN = "drawn"
-"""The kind of sequences that training draws."""
 STEPS_AT_ONCE = 256
 """Time steps per call of the network; the state goes from one call to the next."""
 ELEMENTS_AT_ONCE = 4_000_000
@@ -55,9 +54,9 @@ class Inside(NamedTuple):
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, task: Task, points: Sequence[Point], sequences: int
+    network: nn.Module, task: Task, points: Sequence[Point], sequences: int, kind: str = DRAWN
 ) -> tuple[list[dict[str, Any]], dict[Point, Answer]]:
-    """Run a network on fresh sequences at each point.
+    """Run a network on fresh sequences of a kind at each point.
 
     The sequences are the same for every network. Memory use does not grow with their length beyond
     that of the sequences themselves.
@@ -67,6 +66,7 @@ def evaluate(
         task: Draws the sequences.
         points: Where; see `Task.point`.
         sequences: How many of each, at least 1.
+        kind: One of the task's.
 
     Returns:
         One row for each point, by the columns of eval/results.csv but ``checkpoint``, and the
@@ -75,7 +75,7 @@ def evaluate(
     """
     rows, answers = [], {}
     for point in points:
-        batch = sample_at(task, EVALUATION, sequences, point)
+        batch = sample_at(task, EVALUATION, sequences, point, kind)
         with _evaluating(network):
             logits = torch.cat([_run(network, part) for part in _parts(network, batch)], dim=1)
         nats, wrong, bits = count(logits, batch)
@@ -83,7 +83,7 @@ def evaluate(
         rows.append(
             {
                 **task.named(point),
-                "kind": DRAWN,
+                "kind": kind,
                 "memory_size": network.memory_size if isinstance(network, NTM) else "",
                 "sequences": sequences,
                 "wrong_bits_per_sequence": wrong.mean().item(),
@@ -116,11 +116,11 @@ def _only(logits: Tensor, batch: Batch, part: slice) -> tuple[Tensor, Batch]:
     return logits[..., part], batch._replace(targets=batch.targets[..., part])
 
 
-def inside(network: nn.Module, task: Task, point: Point) -> Inside | None:
+def inside(network: nn.Module, task: Task, point: Point, kind: str = DRAWN) -> Inside | None:
     """What the network does over one sequence; None if it has no memory to look into."""
     if not isinstance(network, NTM):
         return None
-    batch = sample_at(task, EVALUATION, 1, point)
+    batch = sample_at(task, EVALUATION, 1, point, kind)
     with _evaluating(network):
         trace = network.trace(batch.inputs.to(next(network.parameters())))
     one = {name: value[:, 0].float().cpu().numpy() for name, value in trace._asdict().items()}
