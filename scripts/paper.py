@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ntm.comparison.numbers import wilson
-from ntm.folders.runs import FINISHED, RunFolder, read_rows, write_rows, write_whole
+from ntm.folders.runs import DRAWN, FINISHED, RunFolder, read_rows, write_rows, write_whole
 from ntm.views import figures
 from ntm.views.figures import Curve, Panel
 
@@ -106,7 +106,11 @@ def point_rows(folder: RunFolder) -> list[Row]:
         *NUMBERS, "memory_size", "sequences", "wrong_bits_per_sequence", "bits_per_sequence",
         "bits_above_optimum", "accuracy", "exact", "wrong_data_bits", "wrong_end_marker_bits",
     )  # fmt: skip
-    rows = [row for row in folder.read_evaluations() if row["checkpoint"] == "best"]
+    rows = [
+        row
+        for row in folder.read_evaluations()
+        if row["checkpoint"] == "best" and row["kind"] == DRAWN
+    ]
     return [{column: row.get(column, "") for column in columns} for row in rows]
 
 

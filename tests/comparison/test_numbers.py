@@ -475,6 +475,13 @@ def test_no_run_to_read_is_refused(what, root, tmp_path):
     assert "\n" not in str(refusal.value)
 
 
+def test_what_was_asked_of_a_finished_run_makes_no_group(tmp_path):
+    for seed, kinds in ((0, ["drawn"]), (1, ["drawn", "zeros"])):
+        config = {"evaluation": {"kinds": kinds}}
+        make_run(tmp_path / "ntm" / f"seed_{seed}", {100: 1.0}, config=config)
+    assert labels(compare(tmp_path)) == ["ntm"]
+
+
 class TestKinds:
     @pytest.fixture
     def root(self, tmp_path: Path) -> Path:

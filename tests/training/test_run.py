@@ -118,6 +118,8 @@ def test_a_finished_run_of_before_is_recognised_and_evaluated(run_command, tmp_p
         ("  at:\n", "  lengths:\n"),
         ("  grow: null\n", ""),
         ("  give_up_after: 10\n", ""),
+        ("  mix: 0.0\n", ""),
+        ("  kinds:\n  - drawn\n", ""),
     ):
         assert text.count(now) == 1
         text = text.replace(now, before)
@@ -135,7 +137,7 @@ def test_a_finished_run_of_before_is_recognised_and_evaluated(run_command, tmp_p
     del told["solved_when"], told["skipped_steps"]
     (folder / "result.json").write_text(json.dumps(told))
 
-    again = [*SMALL, "curriculum=staged", "curriculum.upper=[3,5,null]"]
+    again = [*SMALL, "curriculum=staged", "curriculum.upper=[3,5,null]", "evaluation.kinds=all"]
     assert run_command("run_train", *again) == 0
     assert "finished and left alone" in capfd.readouterr().err
     assert run_command("run_eval", f"run={folder}", "at=[4]", "sequences=2") == 0

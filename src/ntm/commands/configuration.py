@@ -136,9 +136,10 @@ ADDED = {
     "optimizer.give_up_after": 10,
     "curriculum.grow": None,
     "task.mix": 0.0,
-    "evaluation.kinds": ["drawn"],
 }
 """Keys that earlier configurations had by another name, or did not have, as they then were."""
+UNASKED = ("evaluation.kinds",)
+"""Keys that earlier configurations did not have, and that are nothing to them."""
 
 FREE = ("name", "folder", "logger", "callbacks", "overwrite")
 """Keys that may differ when a run goes on."""
@@ -332,9 +333,8 @@ def differences(old: Any, new: Any) -> list[str]:
     """Keys in which two configurations of a run differ, but for those that may."""
     missing = object()
     before, after = settings(old), settings(new)
-    return [
-        key for key in sorted(before | after) if before.get(key, missing) != after.get(key, missing)
-    ]
+    compared = sorted((before | after).keys() - (set(UNASKED) - before.keys()))
+    return [key for key in compared if before.get(key, missing) != after.get(key, missing)]
 
 
 def telling_apart(configs: Sequence[dict[str, Any]], keys: Iterable[str]) -> list[str]:

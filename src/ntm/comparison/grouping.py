@@ -184,7 +184,10 @@ def _group(
 
 def _differing(values: Sequence[dict[str, Any]]) -> list[str]:
     """The fewest keys that tell the runs apart as all do, the seed aside."""
-    keys = telling_apart(values, dict.fromkeys(k for v in values for k in v if k not in APART))
+    known = dict.fromkeys(key for one in values for key in one)
+    # How a run is looked at when it is done makes it no other run.
+    asked = [key for key in known if key not in APART and not key.startswith("evaluation.")]
+    keys = telling_apart(values, asked)
     # Two names of one configuration are two groups: somebody gave them.
     named = [*keys, "name"]
     return named if len(_members(values, named)) > len(_members(values, keys)) else keys
