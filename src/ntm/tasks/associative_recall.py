@@ -101,7 +101,7 @@ class AssociativeRecall(Task):
         """Items (items, V, B, bits), and which of each sequence is asked about."""
         items, query = self._episodes(rng, batch_size, count, kind)
         for _ in range(TRIES):
-            again = np.flatnonzero(_ambiguous(items, query))
+            again = _ambiguous(items, query)
             if not again.size:
                 return items, query
             items[:, :, again], query[again] = self._episodes(rng, again.size, count, kind)
@@ -115,7 +115,7 @@ class AssociativeRecall(Task):
     ) -> tuple[np.ndarray, np.ndarray]:
         bits, vectors = self.output_size, self.vectors
         drawn = self.vectors_of(rng, kind, (count * vectors, batch_size, bits))
-        items = np.array(drawn).reshape(count, vectors, batch_size, bits)
+        items = drawn.reshape(count, vectors, batch_size, bits)
         query = rng.integers(0, count - 1, batch_size)
         if kind == SHARED_START:
             row = np.arange(batch_size)
@@ -130,9 +130,12 @@ class AssociativeRecall(Task):
 
 
 def _ambiguous(items: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """Whether a sequence's query was also heard before another item than its answer, (B,)."""
-    row = np.arange(len(query))
-    asked, answer = items[query, :, row], items[query + 1, :, row]
-    heard = (items.swapaxes(1, 2)[:-1] == asked).all((2, 3))
-    followed = (items.swapaxes(1, 2)[1:] == answer).all((2, 3))
-    return (heard & ~followed).any(0)
+    """Sequences in which the query was also heard before another item than its answer."""
+    asked = items[query, :, np.arange(len(query))].swapaxes(0, 1)
+    heard = (items[:-1] == asked).all((1, 3))
+    several = np.flatnonzero(heard.sum(0) > 1)
+    if not several.size:
+        return several
+    answer = items[query[several] + 1, :, several].swapaxes(0, 1)
+    followed = (items[1:, :, several] == answer).all((1, 3))
+    return several[(heard[:, several] & ~followed).any(0)]

@@ -98,17 +98,22 @@ class PrioritySort(Task):
     @staticmethod
     def _priorities(rng: np.random.Generator, shape: tuple[int, int], kind: str) -> np.ndarray:
         """All different within a sequence, (items, B), float32."""
-        priorities = np.zeros(shape, np.float32)
-        while (again := np.flatnonzero((np.diff(np.sort(priorities, 0), axis=0) == 0).any(0))).size:
-            drawn = rng.uniform(-1, 1, (shape[0], again.size))
-            if kind == TIED:
-                half = shape[0] // 2
-                drawn *= 1 - TIE
-                drawn[half : 2 * half] = drawn[:half] + rng.uniform(-TIE, TIE, (half, again.size))
-                drawn = rng.permuted(drawn, axis=0)
-            if kind == SORTED:
-                drawn = -np.sort(-drawn, axis=0)
-            priorities[:, again] = drawn
+        priorities = rng.uniform(-1, 1, shape)
+        if kind == TIED:
+            half = shape[0] // 2
+            priorities *= 1 - TIE
+            near = rng.uniform(-TIE, TIE, (half, shape[1]))
+            priorities[half : 2 * half] = priorities[:half] + near
+            priorities = rng.permuted(priorities, axis=0)
+        if kind == SORTED:
+            priorities = -np.sort(-priorities, axis=0)
+        priorities = priorities.astype(np.float32)
+        ordered = np.sort(priorities, axis=0)
+        equal = ordered[1:] == ordered[:-1]
+        if equal.any():
+            again = equal.any(0)
+            shape = shape[0], int(again.sum())
+            priorities[:, again] = PrioritySort._priorities(rng, shape, kind)
         return priorities
 
     def chance(self, point: Point) -> float:
