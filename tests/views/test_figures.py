@@ -16,6 +16,7 @@ from ntm.views.figures import (
     draw_shares,
     image_array,
     log_ticks,
+    per_cent,
     png,
     svg,
 )
@@ -338,6 +339,22 @@ class TestShares:
         assert written == {(0, 0): "100", (1, 0): "99.9", (0, 1): "50", (1, 1): "0"}
         assert axis.images[0].get_clim() == (0, 1)
         assert [text.get_text() for text in axis.get_yticklabels()] == ["drawn", "one hot"]
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "text"),
+    [
+        (1.0, 1, "100"),
+        (0.9996, 1, "99.9"),
+        (0.99999, 2, "99.99"),
+        (0.0, 1, "0"),
+        (0.0001, 1, "0.1"),
+        (0.7, 1, "70"),
+        (0.123, 1, "12.3"),
+    ],
+)
+def test_only_all_of_it_reads_a_hundred_and_only_nothing_of_it_zero(share, digits, text):
+    assert per_cent(share, digits) == text
 
 
 class TestMaps:

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ntm import LSTM, NTM, FeedforwardController
-from ntm.tasks import Batch, Copy
+from ntm.commands.configuration import ConfigurationError
+from ntm.tasks import AssociativeRecall, Batch, Copy
 from ntm.tasks.sampling import EVALUATION, sample
 from ntm.views import probing
 from ntm.views.probing import answer, evaluate, inside, point_inside
@@ -296,3 +297,9 @@ class TestInside:
 )
 def test_looks_inside_at_the_longest_that_was_trained_on(lengths, chosen):
     assert point_inside(Copy(8, 1, 20), [(length,) for length in lengths]) == (chosen,)
+
+
+def test_sequences_that_cannot_be_are_told_by_kind_and_point():
+    task = AssociativeRecall(bits=2, vectors=1)
+    with pytest.raises(ConfigurationError, match="one_hot at .*30.*: items must be few enough"):
+        evaluate(Oracle(), task, [(30,)], 4, "one_hot")

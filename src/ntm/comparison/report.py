@@ -35,7 +35,7 @@ from ntm.comparison.numbers import (
 from ntm.comparison.page import Section, page
 from ntm.folders.runs import FAILED, FINISHED, in_words, write_rows, write_whole
 from ntm.views import figures
-from ntm.views.figures import Curve, Map, Panel
+from ntm.views.figures import Curve, Map, Panel, per_cent
 
 FOLDER = "comparison"
 MEAN, MEDIAN = "mean", "median"
@@ -390,7 +390,7 @@ def _kinds_table(comparison: Comparison) -> Table:
     points = list(dict.fromkeys(tuple(row[n] for n in comparison.numbers) for row in found))
     cells: dict[tuple[Any, ...], dict[Any, str]] = {}
     for row in found:
-        shown = f"{100 * row['exact_mean']:.3g} ({row['runs_without_error']} of {row['runs']})"
+        shown = f"{per_cent(row['exact_mean'])} ({row['runs_without_error']} of {row['runs']})"
         line = cells.setdefault((row["group"], row["kind"], row["memory_size"]), {})
         line[tuple(row[number] for number in comparison.numbers)] = shown
     rows = [

@@ -194,7 +194,7 @@ def _finish(run: Run) -> None:
     network = run.learner.network.to(device)
     asked = run.config.evaluation
     points = [run.task.point(plain(point)) for point in asked.at]
-    kinds = list(asked.get("kinds", [DRAWN]))  # a run of before has none
+    kinds = list(asked.kinds)
     rows = write_evaluation(run.folder, network, run.task, points, kinds, asked.sequences, "best")
     goal = run.task.solved
     first, solved = solved_at(history, goal.below)

@@ -290,7 +290,9 @@ def kinds_table(rows: Sequence[dict[str, Any]]) -> Table:
     for row in rows:
         setting = tuple(str(row[name]) for name in (*names, "memory_size"))
         columns[setting] = None
-        shares.setdefault(str(row["kind"]), {})[setting] = f"{100 * float(row['exact']):.3g}%"
+        shares.setdefault(str(row["kind"]), {})[setting] = (
+            f"{figures.per_cent(float(row['exact']))}%"
+        )
     sizes = {size for *_, size in columns}
     for *point, size in columns:
         heading = ", ".join(point) + (f" (N {size})" if len(sizes) > 1 else "")
@@ -313,13 +315,13 @@ def table(rows: Sequence[dict[str, Any]]) -> Table:
         ("sequences", partial(_cell, "sequences", "")),
         ("wrong bits", partial(_cell, "wrong_bits_per_sequence", ".2f")),
         ("bits", partial(_cell, "bits_per_sequence", ".2f")),
-        ("exact", lambda row: f"{100 * float(row['exact']):.0f}%"),
+        ("exact", lambda row: f"{figures.per_cent(float(row['exact']))}%"),
     ]
     if any(row.get("bits_above_optimum") not in (None, "") for row in rows):
         columns[-1] = ("above optimum", partial(_cell, "bits_above_optimum", ".2f"))
     elif len(names) == 1:  # more does not fit
         columns.insert(-2, ("± sd", partial(_cell, "wrong_bits_sd", ".2f")))
-        columns.insert(-1, ("right", lambda row: f"{100 * float(row['accuracy']):.2f}%"))
+        columns.insert(-1, ("right", lambda row: f"{figures.per_cent(float(row['accuracy']), 2)}%"))
     for heading, _ in columns:
         drawn.add_column(heading, justify="right", no_wrap=True)
     for row in rows:

@@ -194,6 +194,15 @@ def draw_maps(maps: Sequence[Map], title: str, columns: int = 2) -> Figure:
     return figure
 
 
+def per_cent(share: float, digits: int = 1) -> str:
+    """A share in [0, 1] in per cent; only all of it reads 100, only nothing of it 0."""
+    least = 10.0**-digits
+    shown = round(100 * share, digits)
+    if 0 < share < 1:
+        shown = min(max(shown, least), 100 - least)
+    return f"{shown:.{digits}f}".removesuffix("." + digits * "0")
+
+
 def draw_shares(
     shares: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], title: str
 ) -> Figure:
@@ -204,7 +213,7 @@ def draw_shares(
     image = axis.imshow(np.array(shares), vmin=0, vmax=1, cmap="cividis", aspect="auto")
     for (row, column), share in np.ndenumerate(np.array(shares)):
         ink = "black" if share > 0.5 else "white"
-        axis.text(column, row, f"{100 * share:.3g}", ha="center", va="center", color=ink)
+        axis.text(column, row, per_cent(share), ha="center", va="center", color=ink)
     axis.set_xticks(range(len(columns)), [name.replace(", ", "\n") for name in columns])
     axis.set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows])
     figure.colorbar(image, ax=axis).ax.yaxis.set_major_formatter(PercentFormatter(1))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ntm.commands.configuration import ConfigurationError
 from ntm.machine import NTM
 from ntm.metrics import count, wrong_bits
 from ntm.tasks import Batch, Point, Task
@@ -72,10 +73,13 @@ def evaluate(
         One row for each point, by the columns of eval/results.csv but ``checkpoint``, and the
         answer to its first sequence. What a task does not have is "".
 
+    Raises:
+        ConfigurationError: The task has no such sequences at a point.
+
     """
     rows, answers = [], {}
     for point in points:
-        batch = sample_at(task, EVALUATION, sequences, point, kind)
+        batch = _sequences(task, sequences, point, kind)
         with _evaluating(network):
             logits = torch.cat([_run(network, part) for part in _parts(network, batch)], dim=1)
         nats, wrong, bits = count(logits, batch)
@@ -100,6 +104,13 @@ def evaluate(
         )
         answers[point] = answer(logits[:, 0], batch)
     return rows, answers
+
+
+def _sequences(task: Task, sequences: int, point: Point, kind: str) -> Batch:
+    try:
+        return sample_at(task, EVALUATION, sequences, point, kind)
+    except ValueError as error:
+        raise ConfigurationError(f"{kind} at {task.label(point)}: {error}") from error
 
 
 def answer(logits: Tensor, batch: Batch) -> Answer:
