@@ -43,3 +43,19 @@ def finish(folder: Path, program: str, *overrides: str) -> tuple[int, str, str]:
     process = start(folder, program, *overrides)
     out, err = process.communicate(timeout=600)
     return process.returncode, out, err
+
+
+def run_script(
+    name: str, folder: Path, *arguments: str, **environment: str
+) -> tuple[int, str, str]:
+    """Run one of scripts/ in a folder, one job at a time: exit status, stdout, stderr."""
+    done = subprocess.run(
+        [str(ROOT / "scripts" / name), *arguments],
+        cwd=folder,
+        env=os.environ | {"JOBS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    return done.returncode, done.stdout, done.stderr

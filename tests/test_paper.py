@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import importlib
-import os
-import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runners import ROOT
+from runners import ROOT, run_script
 
-SCRIPT = str(ROOT / "scripts" / "reproduce_paper.sh")
+run = partial(run_script, "reproduce_paper.sh")
 
 
 @pytest.fixture
@@ -20,19 +19,6 @@ def paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     monkeypatch.chdir(tmp_path)
     return importlib.import_module("paper")
-
-
-def run(folder: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [SCRIPT, *arguments],
-        cwd=folder,
-        env=os.environ | {"JOBS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.slow

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import csv
 import importlib
-import os
-import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runners import ROOT
+from runners import ROOT, run_script
 
-SCRIPT = str(ROOT / "scripts" / "robustness.sh")
+run = partial(run_script, "robustness.sh")
 
 
 @pytest.fixture
@@ -22,19 +21,6 @@ def robustness(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     made = importlib.import_module("robustness")
     monkeypatch.setattr(made, "NOTES", tmp_path / "notes.md")
     return made
-
-
-def run(folder: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [SCRIPT, *arguments],
-        cwd=folder,
-        env=os.environ | {"JOBS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 def test_an_unknown_row_is_refused_before_anything_starts(tmp_path):

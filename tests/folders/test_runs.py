@@ -22,6 +22,7 @@ from ntm.folders.runs import (
     write_whole,
     writing,
 )
+from ntm.tasks import kinds
 
 CONFIG = OmegaConf.create({"seed": 0, "name": "copy", "task": {"bits": 8}, "label": "${name}!"})
 
@@ -516,3 +517,7 @@ class TestExisting:
     def test_naming_one_touches_nothing(self, folder):
         assert folder.last.name == "last.ckpt"
         assert not folder.path.exists()
+
+
+def test_what_is_drawn_has_one_name():
+    assert runs.DRAWN == kinds.DRAWN
