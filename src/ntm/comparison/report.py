@@ -368,7 +368,7 @@ def _points_table(comparison: Comparison) -> Table:
             _with_sd(row, "above_optimum"),
             f"{row['runs_without_error']} of {row['runs']}",
             _with_sd({key: _percent(row[key]) for key in ("exact_mean", "exact_sd")}, "exact"),
-            _number(100 * row["accuracy_mean"]),
+            per_cent(row["accuracy_mean"], 2),
         ]
         for row in found
     ]
