@@ -24,17 +24,7 @@ END
 }
 
 set -u
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=${PYTHON:-}
-if [ -z "$python" ]; then
-  python=python
-  [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$root/.venv/bin/python" ] && python=$root/.venv/bin/python
-fi
-
-wrong() {
-  printf '%s\n' "$1" >&2
-  exit 2
-}
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 dry=
 overrides=()

@@ -126,16 +126,19 @@ def curve_rows(folder: RunFolder) -> list[Row]:
     ]
 
 
-def merge(path: Path, rows: list[Row]) -> None:
-    """Put the rows of some runs into a table, in place of those that it has of them."""
-    mine = {key_of(row) for row in rows}
-    kept = [row for row in (read_rows(path) if path.is_file() else []) if key_of(row) not in mine]
-    write_rows(path, sorted([*kept, *rows], key=key_of), header=rows[0] if rows else ())
+def merge(path: Path, rows: list[Row], by: str = "task") -> None:
+    """Put the rows of some runs into a table, in place of those that it has of them.
 
+    A run is what `by`, the model and the seed name.
+    """
 
-def key_of(row: Row) -> tuple[str, str, int]:
-    """The run that a row is of."""
-    return row["task"], row["model"], int(row["seed"])
+    def key(row: Row) -> tuple[str, str, int]:
+        return row[by], row["model"], int(row["seed"])
+
+    mine = {key(row) for row in rows}
+    kept = [row for row in (read_rows(path) if path.is_file() else []) if key(row) not in mine]
+    together = sorted([*kept, *rows], key=key)
+    write_rows(path, together, header=together[0] if together else ())
 
 
 def page() -> str:

@@ -24,12 +24,7 @@ END
 }
 
 set -u
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=${PYTHON:-}
-if [ -z "$python" ]; then
-  python=python
-  [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$root/.venv/bin/python" ] && python=$root/.venv/bin/python
-fi
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 tasks=${TASKS-copy repeat_copy associative_recall dynamic_ngrams priority_sort}
 models=${MODELS-ntm ntm_feedforward lstm}
 
@@ -42,22 +37,8 @@ for argument in "$@"; do
 done
 for task in $tasks; do
   [ -f "$root/configs/task/$task.yaml" ] && continue
-  printf 'TASKS must be of those in configs/task, got %s\n' "$task" >&2
-  exit 2
+  wrong "TASKS must be of those in configs/task, got $task"
 done
-
-status=0
-
-# Models, seeds, then overrides: a sweep; what fails in it is told at the end.
-sweep() {
-  MODELS=$1 SEEDS=$2 PYTHON=$python "$root/scripts/multiple_train.sh" "${@:3}"
-  local code=$?
-  case $code in
-    0) ;;
-    1) status=1 ;;
-    *) exit "$code" ;;
-  esac
-}
 
 has() { # word, list
   case " $2 " in *" $1 "*) return 0 ;; esac

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from paper import ROOT, Row, Rows, markdown, sections, values, when
+from paper import ROOT, Row, Rows, markdown, merge, sections, values, when
 
-from ntm.folders.runs import DRAWN, FINISHED, RunFolder, read_rows, write_rows, write_whole
+from ntm.folders.runs import DRAWN, FINISHED, RunFolder, read_rows, write_whole
 
 DATA = Path("docs") / "results" / "robustness"
 NOTES = ROOT / DATA / "notes.md"
@@ -31,13 +31,9 @@ def collect(outputs: Path) -> None:
         result = folder.read_result()
         if result.get("status") == FINISHED:
             row = path.parent.parent.name.removeprefix("robustness_")
-            found.append({"row": row, "seed": result["seed"]} | run_row(folder, result))
-    table = DATA / "runs.csv"
-    mine = {(row["row"], str(row["seed"])) for row in found}
-    kept = read_rows(table) if table.is_file() else []
-    kept = [row for row in kept if (row["row"], row["seed"]) not in mine]
-    rows = sorted([*kept, *found], key=lambda row: (row["row"], int(row["seed"])))
-    write_rows(table, rows, header=rows[0] if rows else ())
+            key = {"row": row, "model": result["model"], "seed": result["seed"]}
+            found.append(key | run_row(folder, result))
+    merge(DATA / "runs.csv", found, by="row")
 
 
 def run_row(folder: RunFolder, result: Mapping[str, Any]) -> Row:

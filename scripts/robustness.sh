@@ -58,12 +58,7 @@ sequences_10000 sequences=10000
 sequences_15000 sequences=15000'
 
 set -u
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-python=${PYTHON:-}
-if [ -z "$python" ]; then
-  python=python
-  [ -z "${VIRTUAL_ENV:-}" ] && [ -x "$root/.venv/bin/python" ] && python=$root/.venv/bin/python
-fi
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 dry=
 for argument in "$@"; do
@@ -75,25 +70,21 @@ done
 rows=${ROWS-$(cut -d' ' -f1 <<<"$grid")}
 for row in $rows; do
   grep -q "^$row\( \|$\)" <<<"$grid" && continue
-  printf 'ROWS must be of those that --help lists, got %s\n' "$row" >&2
-  exit 2
+  wrong "ROWS must be of those that --help lists, got $row"
 done
 
-status=0
 for row in $rows; do
   read -r _ changed < <(grep "^$row\( \|$\)" <<<"$grid")
-  read -ra overrides <<<"$changed"
-  model=ntm
-  [ "$changed" = model=ntm_feedforward ] && model=ntm_feedforward overrides=()
+  model=ntm overrides=()
+  for change in $changed; do
+    case $change in
+      model=*) model=${change#model=} ;; # what a sweep is over, not an override of it
+      *) overrides+=("$change") ;;
+    esac
+  done
   printf '== %s\n' "$row"
-  MODELS=$model SEEDS=${SEEDS-210-212} PYTHON=$python "$root/scripts/multiple_train.sh" \
-    "name=robustness_$row" callbacks.pictures_every=null ${overrides[@]+"${overrides[@]}"} "$@"
-  code=$?
-  case $code in
-    0) ;;
-    1) status=1 ;;
-    *) exit "$code" ;;
-  esac
+  sweep "$model" "${SEEDS-210-212}" "name=robustness_$row" callbacks.pictures_every=null \
+    ${overrides[@]+"${overrides[@]}"} "$@"
 done
 [ -z "$dry" ] || exit "$status"
 "$python" "$root/scripts/robustness.py" <<<"$grid" || status=1

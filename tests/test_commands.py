@@ -217,6 +217,19 @@ def test_evaluating_an_lstm_with_another_memory_is_refused(run_command, capsys):
     assert "memory_size must be null for LSTM" in capsys.readouterr().err
 
 
+def test_sequences_that_cannot_be_are_refused_in_one_line(run_command, capsys):
+    small = [override for override in SMALL if "task." not in override and ".at" not in override]
+    assert run_command("run_train", "task=associative_recall", *small, "sequences=96") == 0
+    folder = Path("outputs/associative_recall/ntm/seed_0")
+    before = (folder / "eval" / "results.csv").read_bytes()
+    capsys.readouterr()
+    assert run_command("run_eval", f"run={folder}", "at=[3000]", "kinds=[one_hot]") == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert "one_hot at 3,000 items" in line or "one_hot at items 3000" in line
+    assert (folder / "eval" / "results.csv").read_bytes() == before
+
+
 def test_another_configuration_is_refused_with_the_ways_out(trained, run_command, tmp_path, capsys):
     shutil.copytree(trained, tmp_path / "outputs" / "copy" / "ntm" / "seed_0")
     assert run_command("run_train", *SMALL, "sequences=96", "optimizer.lr=0.5") == 2

@@ -72,6 +72,57 @@ def test_rows_of_runs_that_are_here_take_the_place_of_theirs_alone(paper):
         ]
 
 
+def test_a_table_by_another_key_keeps_its_runs_apart(paper):
+    path = Path("runs.csv")
+    rows = [{"row": row, "model": "ntm", "seed": 5} for row in ("wide", "narrow")]
+    paper.merge(path, rows, by="row")
+    paper.merge(path, rows[:1], by="row")
+    with open(path, newline="") as file:
+        assert [row["row"] for row in csv.DictReader(file)] == ["narrow", "wide"]
+
+
+def test_nothing_finished_leaves_the_table_as_it_is(paper):
+    path = Path("runs.csv")
+    paper.merge(path, [{"task": "copy", "model": "ntm", "seed": 1, "bits": 2}])
+    before = path.read_bytes()
+    paper.merge(path, [])
+    assert path.read_bytes() == before
+
+
+def test_the_page_is_of_best_on_sequences_as_drawn(paper, tmp_path):
+    from ntm.folders.runs import RunFolder
+
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "results.csv").write_text(
+        "items,kind,memory_size,checkpoint,sequences,wrong_bits_per_sequence\n"
+        "6,drawn,128,best,100,1\n"
+        "6,zeros,128,best,100,2\n"
+        "6,drawn,128,last,100,3\n"
+        "15,drawn,,best,1000,4\n"
+    )
+    rows = paper.point_rows(RunFolder(tmp_path))
+    assert [(row["items"], row["wrong_bits_per_sequence"]) for row in rows] == [
+        ("6", "1"),
+        ("15", "4"),
+    ]
+    assert rows[0]["length"] == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"),
+    [
+        ("length_120", True),
+        ("inside_length_20", True),
+        ("length_20_repeats_10", True),
+        ("length_3_last", False),
+        ("length_20_zeros", False),
+        ("kinds", False),
+    ],
+)
+def test_pictures_are_of_a_point_as_drawn(paper, name, kept):
+    assert bool(paper.OF_A_POINT.fullmatch(name)) == kept
+
+
 def test_how_many_solve_and_when(paper):
     rows = [{"sequences_to_solve": at} for at in ("3000", "", "1000", "2000", "9000")]
     assert paper.solved(rows) == "4 of 5 (38–96 %)"

@@ -336,6 +336,27 @@ def test_kinds_of_sequence_are_a_table_of_their_own(tmp_path):
         assert [row["exact_mean"] for row in csv.DictReader(file)] == ["1.0", "0.625"]
 
 
+@pytest.mark.parametrize(
+    ("shares", "shown"),
+    [
+        ([0.9996], "99.96"),
+        ([1.0], "100"),
+        ([1.0, 1.0], "100 ± 0"),
+        ([0.9996, 0.9996], "99.96 ± 0"),
+        ([1.0, 0.9996], "99.980 ± 0.028"),
+        ([1.0, 0.99996], "99.9980 ± 0.0028"),
+        ([1.0, 0.0], "50 ± 71"),
+    ],
+    ids=str,
+)
+def test_an_exact_share_reads_100_only_when_it_is(tmp_path, shares, shown):
+    for seed, exact in enumerate(shares):
+        kinds = {"drawn": [evaluated(10, 8 - 8 * exact, exact)]}
+        make_run(tmp_path / "ntm" / f"seed_{seed}", {100: 1.0}, kinds=kinds)
+    (table,) = [t for t in readable_tables(compare(tmp_path)) if "exact, %" in t.headings]
+    assert table.rows[0][table.headings.index("exact, %")] == shown
+
+
 def test_several_tasks_are_files_and_sections_of_their_own(root):
     make_grid(root / "grid")
     folder = write_comparisons(compare_all(root))

@@ -313,6 +313,9 @@ def test_evaluating_kinds_of_sequence(run_command, tmp_path, capsys):
     table = list(csv.DictReader((folder / "eval" / "results.csv").open()))
     found = {(row["kind"], row["length"]): row["sequences"] for row in table}
     assert len(found) == len(table)
+    kinds = [row["kind"] for row in table]
+    assert kinds[:3] == ["drawn"] * 3  # what the paper has comes first
+    assert kinds[3:] == sorted(kinds[3:])
     assert found.pop(("drawn", "6")) == "4"
     assert set(found) == {(k, n) for k in ntm.tasks.Copy.kinds for n in ("3", "5")}
     assert set(found.values()) == {"3"}

@@ -367,7 +367,7 @@ def _points_table(comparison: Comparison) -> Table:
             _number(row["wrong_bits_worst"]),
             _with_sd(row, "above_optimum"),
             f"{row['runs_without_error']} of {row['runs']}",
-            _with_sd({key: _percent(row[key]) for key in ("exact_mean", "exact_sd")}, "exact"),
+            _share_with_sd(row["exact_mean"], row["exact_sd"]),
             per_cent(row["accuracy_mean"], 2),
         ]
         for row in found
@@ -595,8 +595,12 @@ def _with_sd(row: dict[str, Any], name: str) -> str:
     return f"{mean:,.{digits}f} ± {sd:,.{digits}f}"
 
 
-def _percent(value: float | None) -> float | None:
-    return None if value is None else 100 * value
+def _share_with_sd(mean: float, sd: float | None) -> str:
+    """A share in [0, 1] ± sd in per cent; only all of it reads 100."""
+    if not sd:
+        return per_cent(mean, 2) + ("" if sd is None else " ± 0")
+    digits = max(0, 1 - math.floor(math.log10(100 * sd)))
+    return f"{per_cent(mean, digits)} ± {100 * sd:.{digits}f}"
 
 
 def _number(value: Any) -> str:
