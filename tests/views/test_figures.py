@@ -225,6 +225,15 @@ class TestInside:
         )
         assert drawn["read weighting"].shape == (T, N)
 
+    @pytest.mark.parametrize("channels", [1, 2, 9])
+    def test_channels_are_whole(self, channels):
+        seen = an_inside()
+        seen = seen._replace(inputs=np.zeros((len(seen.inputs), channels)))
+        axis = axis_of(draw_inside(seen, ""), "inputs")
+        ticks = [tick for tick in axis.get_yticks() if -0.5 <= tick <= channels - 0.5]
+        assert ticks
+        assert all(tick == round(tick) for tick in ticks)
+
     def test_an_empty_memory_can_be_drawn(self):
         empty = Inside(*(np.zeros_like(array) for array in an_inside()))
         image_array(draw_inside(empty, ""))
@@ -281,6 +290,17 @@ class TestCurves:
         low, high = axis.get_ylim()
         assert 0 < low < 0.05
         assert 40 < high < 100
+
+    @pytest.mark.parametrize(("low", "high"), [(133.0, 187.0), (0.01, 900.0), (5.0, 5.0)])
+    def test_a_logarithmic_axis_fits_its_curves_and_has_plain_numbers(self, low, high):
+        curve = Curve("ntm", 0, 0, np.array([1.0, 2.0]), np.array([high, low]))
+        figure = draw_curves([Panel("", "sequences", "bits", "log", [curve])], "")
+        axis = figure.axes[0]
+        bottom, top = axis.get_ylim()
+        assert bottom < low <= high < top
+        assert np.log(top / bottom) <= 1.1 * np.log(high / low) + 0.1
+        texts = [text.get_text() for text in seen_texts(figure)]
+        assert not any("times" in text for text in texts)
 
     def test_models_differ_in_colour_and_without_it(self):
         lines = draw_curves([a_panel()], "").axes[0].lines

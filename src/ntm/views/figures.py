@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import (
     FuncFormatter,
+    LogFormatter,
     MaxNLocator,
     NullFormatter,
     NullLocator,
@@ -138,6 +139,8 @@ def draw_inside(inside: Inside, title: str) -> Figure:
         if unit == "location":
             marks = np.unique(np.linspace(0, len(location) - 1, 5).astype(int))
             axis.set_yticks(marks, [str(location[mark]) for mark in marks])
+        else:
+            axis.yaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
         _add_scale(figure, axis, image)
     axes[-1].set_xlabel("time step")
     return figure
@@ -343,8 +346,11 @@ def _set_scales(axis: Axes, panel: Panel) -> None:
         values = np.concatenate([curve.y for curve in panel.curves] or [np.ones(1)])
         positive = values[values > 0]
         if len(positive):  # the band's lower end may be at 0 or below
-            axis.set_ylim(positive.min() / 2, positive.max() * 1.5)
+            low, high = positive.min(), positive.max()
+            margin = max((high / low) ** 0.05, 1.05)
+            axis.set_ylim(low / margin, high * margin)
         axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axis.yaxis.set_minor_formatter(LogFormatter())  # within a decade alone
     elif panel.scale == "share":
         axis.set_ylim(-0.03, 1.03)
     else:
@@ -356,6 +362,7 @@ def _set_scales(axis: Axes, panel: Panel) -> None:
         axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_minor_formatter(NullFormatter())
     else:
+        axis.xaxis.set_major_locator(MaxNLocator(5))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
     if panel.marked is not None:
         axis.axvspan(*panel.marked, color="grey", alpha=0.15, linewidth=0)
