@@ -193,6 +193,14 @@ class TestSort:
             # Each of ten pairs is less than 0.01 apart; what lies between may be less still.
             assert sum(step < 0.01 for step in steps) >= 10
 
+    def test_what_is_tied_is_heard_anywhere_in_any_order(self):
+        priorities = sample_at(PrioritySort(), EVALUATION, 400, (2,), "tied").inputs[:2, :, 8]
+        assert 0.35 < (priorities[0] > priorities[1]).float().mean() < 0.65
+        priorities = sample_at(PrioritySort(), EVALUATION, 400, (20,), "tied").inputs[:20, :, 8]
+        closest = [np.argsort(column)[:2] for column in priorities.T.numpy()]
+        apart = {abs(int(first) - int(second)) for first, second in closest}
+        assert len(apart) > 10
+
     def test_sorted_is_heard_in_the_order_of_the_answer(self):
         inputs, targets, _ = sample_at(PrioritySort(), EVALUATION, 50, (20,), "sorted")
         assert (inputs[:16, :, :8] == targets[21:]).all()
