@@ -226,7 +226,7 @@ def test_sequences_that_cannot_be_are_refused_in_one_line(run_command, capsys):
     assert run_command("run_eval", f"run={folder}", "at=[3000]", "kinds=[one_hot]") == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    assert "one_hot at 3,000 items" in line or "one_hot at items 3000" in line
+    assert "one_hot at items 3000: items must be few enough" in line
     assert (folder / "eval" / "results.csv").read_bytes() == before
 
 

@@ -123,6 +123,24 @@ def test_pictures_are_of_a_point_as_drawn(paper, name, kept):
     assert bool(paper.OF_A_POINT.fullmatch(name)) == kept
 
 
+def test_where_chance_decides_bits_the_optimum_is_what_counts(paper):
+    row = {"model": "ntm", "steps": "200", "memory_size": "128", "sequences": "9"}
+    row |= dict.fromkeys(("length", "repeats", "items", "wrong_data_bits"), "")
+    row |= {"wrong_bits_per_sequence": "48", "bits_per_sequence": "134"}
+    above = paper.by_point([row | {"bits_above_optimum": "1.5"}])
+    assert above[0].endswith("| wrong bits | bits | above the optimum |")
+    assert above[2].endswith("| 48 | 134 | 1.5 |")
+    without = paper.by_point([row | {"bits_above_optimum": "", "wrong_bits_per_sequence": "0.5"}])
+    assert without[0].endswith("| bits | runs without a wrong bit | below one |")
+    assert without[2].endswith("| 0 of 1 | 1 of 1 |")
+    curve = {"model": "ntm", "seed": "1", "sequences": "5", "val/bits_per_sequence": "134"}
+    run = {"metric": "bits_above_optimum", "below": "1.0"}
+    drawn = paper.learning_curves([curve | {"val/bits_above_optimum": "1.5"}], run, "")
+    right = drawn.axes[1]
+    assert right.get_title() == "bits above optimum"
+    assert [list(line.get_ydata()) for line in right.lines] == [[1.5], [1.0, 1.0]]
+
+
 def test_how_many_solve_and_when(paper):
     rows = [{"sequences_to_solve": at} for at in ("3000", "", "1000", "2000", "9000")]
     assert paper.solved(rows) == "4 of 5 (38–96 %)"
