@@ -129,7 +129,7 @@ def assert_double_agrees(net: NTM, inputs: Tensor) -> None:
 def assert_single_agrees(net: NTM, inputs: Tensor, engine: str = "fused") -> None:
     """A float32 machine to 1e-5 of the float64 reference, or twice the float32 reference's error.
 
-    That error is the largest on the weights themselves and on eight of their neighbours. Leaves
+    That error is the largest on the weights themselves and on 64 of their neighbours. Leaves
     the machine in float64.
     """
     inputs = inputs.float()
@@ -137,7 +137,7 @@ def assert_single_agrees(net: NTM, inputs: Tensor, engine: str = "fused") -> Non
     truth = outcome(net.double(), "reference", inputs.double())
     off = _errors(value, truth)
     bounds = dict.fromkeys(off, 1e-5)
-    near = chain([single], (_moved(single, seed) for seed in range(8)))
+    near = chain([single], (_moved(single, seed) for seed in range(64)))
     while beyond := {name: e for name, e in off.items() if not e <= bounds[name]}:
         other = next(near, None)
         assert other is not None, beyond
