@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zipfile
 
+import pytest
 from runners import ROOT
 
 PROGRAM = """
@@ -25,6 +26,7 @@ print(tuple(logits.shape), net.initial_state(1).memory.shape[1], gradient.hex())
 """
 
 
+@pytest.mark.slow
 def test_the_library_works_from_its_wheel_also_where_several_processes_compile_at_once(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path)]
     subprocess.run([*build, str(ROOT)], check=True, capture_output=True)

@@ -431,6 +431,7 @@ def nodes(config: Any, key: str = ""):
 
 
 class TestConfigs:
+    @pytest.mark.slow
     @pytest.mark.parametrize("model", options("model"))
     def test_every_combination_composes(self, model):
         for chosen in product(*map(options, GROUPS)):

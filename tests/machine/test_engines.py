@@ -228,7 +228,7 @@ def most_bytes(net: NTM, inputs: torch.Tensor) -> int:
     return most
 
 
-@pytest.mark.parametrize(("engine", "steps"), [("reference", 200), ("fused", 800)])
+@pytest.mark.parametrize(("engine", "steps"), [("reference", 100), ("fused", 800)])
 @pytest.mark.parametrize("controller", ["lstm", "own"])
 def test_segments_hold_less(controller, engine, steps):
     sizes = (64, 10, 1, 1, 1, steps, 2)

@@ -125,3 +125,12 @@ def test_what_it_says_of_itself():
 def test_refuses_by_name(arguments, name):
     with pytest.raises(ValueError, match=rf"^{name} "):
         AssociativeRecall(**arguments)
+
+
+def test_what_is_nearly_always_ambiguous_is_refused_before_long():
+    """After a thousand episodes without one that will do, whatever the batch."""
+    task, drawn = AssociativeRecall(bits=1, vectors=1), []
+    task._episodes = lambda *args: drawn.append(args[1]) or AssociativeRecall._episodes(task, *args)
+    with pytest.raises(ValueError, match="items must be few enough"):
+        draw(task, 300, 60)
+    assert 1000 <= sum(drawn) <= 1300

@@ -30,7 +30,9 @@ def data(**arguments) -> SequenceData:
 
 
 def at_epoch(made: SequenceData, epoch: int, rank: int = 0, world_size: int = 1) -> SequenceData:
-    made.trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank, world_size=world_size)
+    made.trainer = SimpleNamespace(
+        current_epoch=epoch, global_rank=rank, world_size=world_size, fast_dev_run=False
+    )
     return made
 
 
@@ -198,6 +200,15 @@ class TestFixedSets:
         assert all(
             same(a, b) for a, b in zip(first.val_dataloader(), first.val_dataloader(), strict=True)
         )
+
+    def test_are_few_for_a_trial(self):
+        """Of `trainer.fast_dev_run`: a task of one point would make it wait for 2,000 of them."""
+        trial = data(batch_size=2)
+        trial.trainer.fast_dev_run = True
+        for name in ("val_dataloader", "test_dataloader"):
+            batches = list(getattr(trial, name)())
+            assert len(batches) == len(TASK.points())
+            assert {batch.inputs.shape[1] for batch in batches} == {2}
 
     def test_share_no_sequence(self):
         # Long enough that none could be drawn twice by chance.

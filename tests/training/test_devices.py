@@ -156,6 +156,7 @@ def test_a_held_run_of_a_sweep_is_left_to_its_holder(tmp_path):
         assert [path.name for path in folder.iterdir()] == [".lock.1"]
 
 
+@pytest.mark.slow
 def test_all_processes_leave_a_folder_that_was_taken_over(tmp_path):
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
     process = start(tmp_path, "run_train", *UNEVEN, *TWO, "sequences=960000")
@@ -168,6 +169,7 @@ def test_all_processes_leave_a_folder_that_was_taken_over(tmp_path):
     assert result(folder)["status"] == "running"
 
 
+@pytest.mark.slow
 def test_what_the_first_process_says_is_not_covered_by_the_others(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", BESIDE)
     (tmp_path / "disk_full").touch()

@@ -234,6 +234,7 @@ def test_one_fails_alone_and_the_same_command_mends_it(untouched, tmp_path):
         assert_same_weights(tmp_path, untouched, seed)
 
 
+@pytest.mark.slow
 def test_under_hydra_too_one_fails_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", BESIDE)
     (tmp_path / "fail_0").touch()

@@ -12,7 +12,7 @@ from ntm.tasks.task import Batch, Point, Task, as_batch, blank
 
 SHARED_START = "shared_start"
 TRIES = 1000
-"""Draws until none is ambiguous."""
+"""Episodes drawn for each that is not ambiguous, at most."""
 
 
 class AssociativeRecall(Task):
@@ -100,11 +100,13 @@ class AssociativeRecall(Task):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Items (items, V, B, bits), and which of each sequence is asked about."""
         items, query = self._episodes(rng, batch_size, count, kind)
-        for _ in range(TRIES):
-            again = _ambiguous(items, query)
-            if not again.size:
-                return items, query
+        again, drawn = _ambiguous(items, query), batch_size
+        while again.size and drawn < TRIES * (batch_size - again.size + 1):
             items[:, :, again], query[again] = self._episodes(rng, again.size, count, kind)
+            drawn += again.size
+            again = again[_ambiguous(items[:, :, again], query[again])]
+        if not again.size:
+            return items, query
         raise ValueError(
             f"items must be few enough to be told apart by {self.vectors} vectors of "
             f"{self.output_size} bits, got {count}"

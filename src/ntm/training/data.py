@@ -121,7 +121,7 @@ class SequenceData(pl.LightningDataModule):
         return DataLoader(batches, batch_size=None, sampler=indices, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """One batch for each of the task's points, 640 sequences or more."""
+        """One batch for each of the task's points, 640 sequences or more; few for a trial."""
         return self._fixed("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
@@ -131,6 +131,8 @@ class SequenceData(pl.LightningDataModule):
     def _set(self, stage: str) -> list[Batch]:
         if stage not in self._sets:
             split, size = _FIXED[stage]
+            if self.trainer and self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+                size = len(self.points) * self.batch_size
             with torch.inference_mode(False):  # kept: what it makes is of no use in training
                 self._sets[stage] = fixed_set(self.task, split, size)
         return self._sets[stage]
