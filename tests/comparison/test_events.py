@@ -66,10 +66,12 @@ def metrics(root: Path, run: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_every_seed_and_every_mean_is_shown(address, script):
     assert set(script.ask(address, "runs")) == RUNS | MEANS
 
 
+@pytest.mark.slow
 def test_tags_are_equal_so_that_runs_overlay(address, script):
     tags = script.ask(address, "plugin/scalars/tags")
     seeds = {frozenset(tags[run]) for run in RUNS}
@@ -87,6 +89,7 @@ def test_tags_are_equal_so_that_runs_overlay(address, script):
     assert len(bands) == 8
 
 
+@pytest.mark.slow
 def test_values_are_finite_and_steps_are_sequences(address, script):
     tags = script.ask(address, "plugin/scalars/tags")
     for run in RUNS | MEANS:
@@ -98,6 +101,7 @@ def test_values_are_finite_and_steps_are_sequences(address, script):
             assert all(math.isfinite(value) for *_, value in shown)
 
 
+@pytest.mark.slow
 def test_means_are_those_of_the_seeds(address, script, root):
     for model in MODELS:
         for column in ("val/loss", "train/wrong_bits_per_sequence"):
@@ -116,6 +120,7 @@ def test_means_are_those_of_the_seeds(address, script, root):
                 assert [value for *_, value in shown] == pytest.approx(wanted, rel=1e-5, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_layout_has_a_margin_chart_a_metric_that_both_means_fill(address, script):
     layout = script.ask(address, "plugin/custom_scalars/layout")
     charts = [chart for category in layout["category"] for chart in category["chart"]]
@@ -133,6 +138,7 @@ def test_the_layout_has_a_margin_chart_a_metric_that_both_means_fill(address, sc
                 assert len(answer["tag_to_events"][tag]) == 3
 
 
+@pytest.mark.slow
 def test_the_script_checks_what_it_photographs(address, script, root):
     assert script.run_names(root) == RUNS | MEANS
     script.check(address, RUNS | MEANS)
@@ -146,10 +152,12 @@ def test_the_script_says_what_to_do_first(script, tmp_path):
         script.run_names(tmp_path)
 
 
+@pytest.mark.slow
 def test_summaries_are_never_read_as_runs(root):
     assert {run.label for run in compare(root).runs} == RUNS
 
 
+@pytest.mark.slow
 def test_an_open_tensorboard_sees_a_new_comparison(root):
     """The file is another one each time, and there is always exactly one."""
     (before,) = (root / "ntm" / "mean").iterdir()

@@ -181,6 +181,7 @@ def test_what_the_first_process_says_is_not_covered_by_the_others(tmp_path, monk
     assert came_to["reason"] in err.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_reason_is_told_once_when_all_processes_fail(tmp_path):
     hot = ["optimizer.lr=1e30", "optimizer.clip_norm=null", "optimizer.clip_factor=null"]
     status, _, err = finish(tmp_path, "run_train", *UNEVEN, *TWO, *hot)

@@ -32,12 +32,11 @@ SMALL: dict[str, tuple[list[str], float]] = {
     ),
 }
 """What makes it small, and the share of chance that its cost must be below."""
-QUICK_TASKS = ("copy", "priority_sort")
 
 
 @pytest.mark.parametrize(
     "task",
-    [pytest.param(task, marks=[] if task in QUICK_TASKS else pytest.mark.slow) for task in SMALL],
+    [pytest.param(task, marks=[] if task == "copy" else pytest.mark.slow) for task in SMALL],
 )
 def test_is_learned(task, run_command, tmp_path):
     overrides, share = SMALL[task]

@@ -365,6 +365,7 @@ def test_runs_end_when_their_script_is_killed(tmp_path):
     assert not list(run_folder(tmp_path, 0).path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_and_costs_one_interval(untouched, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", BESIDE)
     overrides = [*SMALL, faults(tmp_path)]

@@ -301,5 +301,5 @@ def test_looks_inside_at_the_longest_that_was_trained_on(lengths, chosen):
 
 def test_sequences_that_cannot_be_are_told_by_kind_and_point():
     task = AssociativeRecall(bits=2, vectors=1)
-    with pytest.raises(ConfigurationError, match=r"one_hot at .*30.*: items must be few enough"):
-        evaluate(Oracle(), task, [(30,)], 4, "one_hot")
+    with pytest.raises(ConfigurationError, match=r"one_hot at .*60.*: items must be few enough"):
+        evaluate(Oracle(), task, [(60,)], 4, "one_hot")

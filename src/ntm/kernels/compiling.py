@@ -2,8 +2,9 @@
 
 Numba's cache can hand one process another's code when several write it at the same time, and
 refuses to define a function where nothing can be written. So each version of the source, of Numba
-and of the processor has a folder of its own, compiling happens under a lock, and where no folder
-can be written the functions are compiled anew in each process.
+and of the processor has a folder of its own, in it each kind of controller in each precision, which
+is compiled under its lock; where no folder can be written the functions are compiled anew in each
+process.
 """
 
 from __future__ import annotations
@@ -44,10 +45,10 @@ def kernels(controller: str, dtype: str) -> Kernels:
 
     from ntm.kernels.cpu import FUNCTIONS, compiled
 
-    folder = _cache_folder()
+    folder = _cache_folder(f"{controller}-{dtype}")
     lock: Any = nullcontext() if folder is None else FileLock(folder / "lock")
     with lock:
-        ready = folder / f"{controller}-{dtype}" if folder is not None else None
+        ready = folder / "ready" if folder is not None else None
         if ready is None or not ready.exists():
             logger.info("compiling the fused engine, once on this machine")
         config: Any = numba.config
@@ -62,9 +63,8 @@ def kernels(controller: str, dtype: str) -> Kernels:
     return made
 
 
-@cache
-def _cache_folder() -> Path | None:
-    """Where this version's functions are kept; None where nothing can be written."""
+def _cache_folder(name: str) -> Path | None:
+    """Where this version's functions of a name are kept; None where nothing can be written."""
     import numba
     from llvmlite import binding
 
@@ -74,7 +74,7 @@ def _cache_folder() -> Path | None:
     versions = f"{numba.__version__} {np.__version__} {here} {processor}"
     text = versions.encode() + b"".join(path.read_bytes() for path in sources)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "ntm" / hashlib.sha256(text).hexdigest()[:16]
+    folder = Path(base) / "ntm" / hashlib.sha256(text).hexdigest()[:16] / name
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
