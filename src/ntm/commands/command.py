@@ -68,6 +68,7 @@ def main(
     own_process = launchers.OwnProcess(os.path.abspath(sys.argv[0]), os.getcwd())
     launched = False
     jobs: list[list[str]] = []
+    single: DictConfig | None = None
     try:
         arguments = _arguments()
         asks = ("help", "hydra_help", "cfg", "info", "shell_completion")
@@ -76,6 +77,8 @@ def main(
             jobs = _jobs(configs, arguments.overrides, arguments.multirun)
             for config in configurations(configs, name, jobs):
                 check(config)
+            if len(jobs) == 1:
+                single = config
             if ready is not None:
                 ready()
     except ConfigurationError as error:
@@ -102,9 +105,10 @@ def main(
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # raise what is wrong instead of printing and leaving
     try:
-        if jobs and arguments.multirun and not _sets_hydra(arguments.overrides):
+        if jobs and not _sets_hydra(arguments):
             # As Hydra's basic launcher would; it composes every job twice more, 0.2 s a job.
-            for overrides, config in zip(jobs, configurations(configs, name, jobs), strict=True):
+            again = configurations(configs, name, jobs) if single is None else [single]
+            for overrides, config in zip(jobs, again, strict=True):
                 task(config, overrides)
         else:
             hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(task)()
@@ -121,9 +125,12 @@ def main(
     return max([DONE, *statuses])
 
 
-def _sets_hydra(overrides: list[str]) -> bool:
+def _sets_hydra(arguments: argparse.Namespace) -> bool:
     """Whether a command asks for a launcher, or anything else of Hydra's own."""
-    return any(override.lstrip("+~").startswith("hydra") for override in overrides)
+    own = ("package", "config_name", "config_path", "config_dir", "experimental_rerun")
+    if any(getattr(arguments, option) for option in own):
+        return True
+    return any(override.lstrip("+~").startswith("hydra") for override in arguments.overrides)
 
 
 def _several_devices(config: DictConfig) -> bool:
