@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from runners import ROOT, SMALL, finish
 
+from ntm.commands import command
+
 WRONG = {
     "unknown key": (["sede=1"], ["sede", "'1'", "seed"]),
     "unknown key below": (["model.network.memory=3"], ["model.network.memory", "memory_size"]),
@@ -287,3 +289,20 @@ def test_help_and_wrong_keys_answer_without_loading_torch(program, arguments, tm
     assert done.returncode == (0 if arguments == ["--help"] else 2)
     assert time.monotonic() - began < 30  # hangs are caught; speed is measured elsewhere
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["a run", "a sweep"])
+def test_a_job_gets_its_configuration_as_the_command_line_has_it(sweep, monkeypatch):
+    """Whatever its check makes of it."""
+    jobs = []
+
+    def check(config):
+        config.engine = "settled"
+
+    def job(config, _):
+        jobs.append((config.engine, config.seed))
+        return command.DONE
+
+    monkeypatch.setattr(sys, "argv", ["run_train.py", *sweep, "seed=7"])
+    assert command.main(ROOT / "configs", "train", check, job) == 0
+    assert jobs == [("auto", 7)]

@@ -76,9 +76,9 @@ def main(
             launched = _launched(configs, name, arguments.overrides, arguments.multirun)
             jobs = _jobs(configs, arguments.overrides, arguments.multirun)
             for config in configurations(configs, name, jobs):
+                if len(jobs) == 1:
+                    single = config.copy()  # a check may settle what a job is to settle anew
                 check(config)
-            if len(jobs) == 1:
-                single = config
             if ready is not None:
                 ready()
     except ConfigurationError as error:
