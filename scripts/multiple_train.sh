@@ -180,7 +180,7 @@ show() {
 
 # --- The runs.
 
-said=$(mktemp -d "${TMPDIR:-/tmp}/sweep.XXXXXX") || exit 1 # what each run says
+said=$(mktemp -d) || exit 1 # what each run says
 trap 'rm -rf "$said"' EXIT
 
 stops=0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
+import statistics
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
@@ -129,20 +129,29 @@ def assert_double_agrees(net: NTM, inputs: Tensor) -> None:
 def assert_single_agrees(net: NTM, inputs: Tensor, engine: str = "fused") -> None:
     """A float32 machine to 1e-5 of the float64 reference, or twice the float32 reference's error.
 
-    That error is the largest on the weights themselves and on 64 of their neighbours. Leaves
-    the machine in float64.
+    That error is the largest on the weights themselves and on eight of their neighbours. What is
+    beyond it by chance, as one run of hundreds is on some processor, is not so on all nine: there
+    the middle of the machine's errors is held against the middle of the reference's. Leaves the
+    machine in float64.
     """
     inputs = inputs.float()
     value, single = outcome(net, engine, inputs), copy.deepcopy(net)
     truth = outcome(net.double(), "reference", inputs.double())
     off = _errors(value, truth)
     bounds = dict.fromkeys(off, 1e-5)
-    near = chain([single], (_moved(single, seed) for seed in range(64)))
-    while beyond := {name: e for name, e in off.items() if not e <= bounds[name]}:
-        other = next(near, None)
-        assert other is not None, beyond
-        its_own = _errors(outcome(other, "reference", inputs), truth)
-        bounds = {name: max(bound, 2 * its_own[name]) for name, bound in bounds.items()}
+    near = [single, *(_moved(single, seed) for seed in range(8))]
+    of_reference: list[dict[str, float]] = []
+    for other in near:
+        if all(e <= bounds[name] for name, e in off.items()):
+            return
+        of_reference.append(_errors(outcome(other, "reference", inputs), truth))
+        bounds = {name: max(bounds[name], 2 * of_reference[-1][name]) for name in bounds}
+    beyond = [name for name, e in off.items() if not e <= bounds[name]]
+    of_engine = [_errors(outcome(other, engine, inputs), truth) for other in near] if beyond else []
+    for name in beyond:
+        own = statistics.median(errors[name] for errors in of_engine)
+        its = statistics.median(errors[name] for errors in of_reference)
+        assert own <= max(1e-5, 2 * its), (name, own, its)
 
 
 def _errors(value: tuple[Outcome, Outcome], truth: tuple[Outcome, Outcome]) -> dict[str, float]:

@@ -225,10 +225,7 @@ def test_sequences_that_cannot_be_are_refused_in_one_line(run_command, capsys):
     folder = Path("outputs/associative_recall/ntm/seed_0")
     before = (folder / "eval" / "results.csv").read_bytes()
     capsys.readouterr()
-    assert (
-        run_command("run_eval", f"run={folder}", "at=[3000]", "kinds=[one_hot]", "sequences=20")
-        == 2
-    )
+    assert run_command("run_eval", f"run={folder}", "at=[3000]", "kinds=[one_hot]") == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert "one_hot at items 3000: items must be few enough" in line
@@ -291,9 +288,14 @@ def test_help_and_wrong_keys_answer_without_loading_torch(program, arguments, tm
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("sweep", [[], ["-m"]], ids=["a run", "a sweep"])
-def test_a_job_gets_its_configuration_as_the_command_line_has_it(sweep, monkeypatch):
+@pytest.mark.parametrize(
+    "given",
+    [[], ["-m"], ["hydra.verbose=[x]"], ["-m", "hydra.verbose=[x]"]],
+    ids=["a run", "a sweep", "a run by Hydra", "a sweep by Hydra"],
+)
+def test_a_job_gets_its_configuration_as_the_command_line_has_it(given, monkeypatch, tmp_path):
     """Whatever its check makes of it."""
+    monkeypatch.chdir(tmp_path)
     jobs = []
 
     def check(config):
@@ -303,6 +305,16 @@ def test_a_job_gets_its_configuration_as_the_command_line_has_it(sweep, monkeypa
         jobs.append((config.engine, config.seed))
         return command.DONE
 
-    monkeypatch.setattr(sys, "argv", ["run_train.py", *sweep, "seed=7"])
+    monkeypatch.setattr(sys, "argv", ["run_train.py", *given, "seed=7"])
     assert command.main(ROOT / "configs", "train", check, job) == 0
     assert jobs == [("auto", 7)]
+
+
+@pytest.mark.parametrize(
+    ("given", "asks"),
+    [([], False), (["seed=1"], False), (["+hydra.x=1"], True), (["--config-dir", "mine"], True)],
+    ids=str,
+)
+def test_what_is_asked_of_hydra_goes_to_hydra(given, asks, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run_train.py", *given])
+    assert command._sets_hydra(command._arguments()) == asks

@@ -68,16 +68,14 @@ def main(
     own_process = launchers.OwnProcess(os.path.abspath(sys.argv[0]), os.getcwd())
     launched = False
     jobs: list[list[str]] = []
-    single: DictConfig | None = None
+    composed: dict[tuple[str, ...], DictConfig] = {}
     try:
         arguments = _arguments()
         asks = ("help", "hydra_help", "cfg", "info", "shell_completion")
         if not any(getattr(arguments, ask) for ask in asks):
             launched = _launched(configs, name, arguments.overrides, arguments.multirun)
             jobs = _jobs(configs, arguments.overrides, arguments.multirun)
-            for config in configurations(configs, name, jobs):
-                if len(jobs) == 1:
-                    single = config.copy()  # a check may settle what a job is to settle anew
+            for config in configurations(configs, name, jobs, composed):
                 check(config)
             if ready is not None:
                 ready()
@@ -107,8 +105,8 @@ def main(
     try:
         if jobs and not _sets_hydra(arguments):
             # As Hydra's basic launcher would; it composes every job twice more, 0.2 s a job.
-            again = configurations(configs, name, jobs) if single is None else [single]
-            for overrides, config in zip(jobs, again, strict=True):
+            each = configurations(configs, name, jobs, composed)
+            for overrides, config in zip(jobs, each, strict=True):
                 task(config, overrides)
         else:
             hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(task)()
@@ -218,19 +216,25 @@ def compose(configs: Path, name: str, overrides: list[str], with_hydra: bool = F
         raise ConfigurationError(_explain(error, configs, overrides)) from error
 
 
-def configurations(configs: Path, name: str, jobs: Iterable[Sequence[str]]) -> Iterator[DictConfig]:
+def configurations(
+    configs: Path,
+    name: str,
+    jobs: Iterable[Sequence[str]],
+    composed: dict[tuple[str, ...], DictConfig] | None = None,
+) -> Iterator[DictConfig]:
     """The configurations of many jobs; what differs in the seed alone is composed once.
 
     Args:
         configs: The folder of configurations.
         name: The primary configuration in it.
         jobs: The overrides of each job.
+        composed: What was composed before, by what is not the seed; grows.
 
     Raises:
         ConfigurationError: As `compose`, at the first such job.
 
     """
-    composed: dict[tuple[str, ...], DictConfig] = {}
+    composed = {} if composed is None else composed
     for job in jobs:
         seeds = [override for override in job if re.fullmatch(r"seed=(0|[1-9]\d*)", override)]
         others = tuple(override for override in job if override not in seeds)

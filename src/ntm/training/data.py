@@ -121,7 +121,10 @@ class SequenceData(pl.LightningDataModule):
         return DataLoader(batches, batch_size=None, sampler=indices, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """One batch for each of the task's points, 640 sequences or more; few for a trial."""
+        """One batch for each of the task's points, 640 sequences or more.
+
+        With ``fast_dev_run`` a ``batch_size`` of them a point.
+        """
         return self._fixed("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
