@@ -52,6 +52,18 @@ def wait_for_validation(folder: Path, sweep: subprocess.Popen[str]) -> None:
 
 
 @pytest.fixture(scope="module")
+def submitit_launcher() -> None:
+    """Asked for before what takes a while."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+
+
+@pytest.fixture(scope="module")
+def ray_launcher() -> None:
+    """Likewise."""
+    pytest.importorskip("hydra_plugins.hydra_ray_launcher")
+
+
+@pytest.fixture(scope="module")
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of seed 0, never interrupted."""
     folder = tmp_path_factory.mktemp("untouched")
@@ -69,8 +81,8 @@ def assert_as_untouched(folder: Path, untouched: Path) -> None:
 
 
 @pytest.mark.launchers
+@pytest.mark.usefixtures("submitit_launcher")
 def test_submitit_jobs_come_back_when_preempted_and_fail_alone(tmp_path, untouched):
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     # One job that is pre-empted, one that cannot train, one that something kills.
     sweep = start(
         tmp_path,
@@ -131,6 +143,7 @@ def wait_for_nodes(count: int, address: str) -> None:
 
 
 @pytest.mark.launchers
+@pytest.mark.usefixtures("ray_launcher")
 def test_a_ray_sweep_outlives_a_killed_worker(tmp_path, cluster, untouched):
     sweep = start(
         tmp_path,

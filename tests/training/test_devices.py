@@ -146,6 +146,7 @@ def test_runs_of_a_sweep_use_several_devices_one_after_another(whole, tmp_path):
     assert untimed(folder / "seed_1") != untimed(whole)
 
 
+@pytest.mark.slow
 def test_a_held_run_of_a_sweep_is_left_to_its_holder(tmp_path):
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
     with Lock(folder):
