@@ -318,3 +318,21 @@ def test_a_job_gets_its_configuration_as_the_command_line_has_it(given, monkeypa
 def test_what_is_asked_of_hydra_goes_to_hydra(given, asks, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_train.py", *given])
     assert command._sets_hydra(command._arguments()) == asks
+
+
+def test_jobs_that_differ_in_the_seed_are_composed_once(monkeypatch):
+    composed, jobs, compose = [], [], command.compose
+
+    def counted(*given, with_hydra=False):
+        composed.extend([] if with_hydra else [given])
+        return compose(*given, with_hydra=with_hydra)
+
+    def job(config, _):
+        jobs.append((config.optimizer.lr, config.seed))
+        return command.DONE
+
+    monkeypatch.setattr(command, "compose", counted)
+    monkeypatch.setattr(sys, "argv", ["run_train.py", "-m", "seed=1,2,3", "optimizer.lr=0.1,0.2"])
+    assert command.main(ROOT / "configs", "train", lambda _: None, job) == 0
+    assert sorted(jobs) == [(rate, seed) for rate in (0.1, 0.2) for seed in (1, 2, 3)]
+    assert len(composed) == 2
