@@ -291,7 +291,15 @@ class TestCurves:
         assert 0 < low < 0.05
         assert 40 < high < 100
 
-    @pytest.mark.parametrize(("low", "high"), [(133.0, 187.0), (0.01, 900.0), (5.0, 5.0)])
+    @pytest.mark.parametrize("count", [1, 2, 3])
+    def test_no_frame_is_left_empty(self, count):
+        axes = draw_curves([a_panel() for _ in range(count)], "").axes
+        assert [axis.axison for axis in axes] == [bool(axis.lines) for axis in axes]
+        assert sum(axis.axison for axis in axes) == count
+
+    @pytest.mark.parametrize(
+        ("low", "high"), [(133.0, 187.0), (0.01, 900.0), (5.0, 5.0), (0.46, 0.67)]
+    )
     def test_a_logarithmic_axis_fits_its_curves_and_has_plain_numbers(self, low, high):
         curve = Curve("ntm", 0, 0, np.array([1.0, 2.0]), np.array([high, low]))
         figure = draw_curves([Panel("", "sequences", "bits", "log", [curve])], "")
@@ -301,6 +309,10 @@ class TestCurves:
         assert np.log(top / bottom) <= 1.1 * np.log(high / low) + 0.1
         texts = [text.get_text() for text in seen_texts(figure)]
         assert not any("times" in text for text in texts)
+        figure.draw_without_rendering()
+        marks = [label.get_text() for label in axis.get_yticklabels(which="both")]
+        assert any(marks)
+        assert not any("e" in mark for mark in marks)
 
     def test_models_differ_in_colour_and_without_it(self):
         lines = draw_curves([a_panel()], "").axes[0].lines

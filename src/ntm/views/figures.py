@@ -146,13 +146,21 @@ def draw_inside(inside: Inside, title: str) -> Figure:
     return figure
 
 
+def _grid(count: int, columns: int, height: float) -> tuple[Figure, list[Axes]]:
+    """So many axes, row by row, each so many inches high; what is left of the last row is empty."""
+    rows = -(-count // columns)
+    figure = Figure(figsize=(8.4, 0.9 + height * rows), layout="constrained", dpi=PIXELS_PER_INCH)
+    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    for spare in axes[count:]:
+        spare.set_axis_off()
+    return figure, list(axes[:count])
+
+
 def draw_curves(panels: Sequence[Panel], title: str, columns: int = 2) -> Figure:
     """Panels of curves with one legend; for a page in print, in colour or not."""
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(8.4, 0.9 + 2.9 * rows), layout="constrained", dpi=PIXELS_PER_INCH)
-    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
+    figure, axes = _grid(len(panels), columns, 2.9)
     entries: dict[str, Any] = {}
-    for axis, panel in zip(axes, panels, strict=False):
+    for axis, panel in zip(axes, panels, strict=True):
         for curve in panel.curves:
             entries.setdefault(curve.name, _draw_curve(axis, curve))
         _set_scales(axis, panel)
@@ -171,15 +179,10 @@ def draw_curves(panels: Sequence[Panel], title: str, columns: int = 2) -> Figure
 
 def draw_maps(maps: Sequence[Map], title: str, columns: int = 2) -> Figure:
     """Heat maps on one scale of colours, every value written in its cell."""
-    columns = min(columns, len(maps))
-    rows = -(-len(maps) // columns)
-    figure = Figure(figsize=(8.4, 0.9 + 3.0 * rows), layout="constrained", dpi=PIXELS_PER_INCH)
-    axes = np.atleast_1d(figure.subplots(rows, columns)).ravel()
-    for spare in axes[len(maps) :]:
-        spare.set_axis_off()
+    figure, axes = _grid(len(maps), min(columns, len(maps)), 3.0)
     highest = max(float(np.nanmax(one.values)) for one in maps)
     scale = SymLogNorm(maps[0].bound, vmin=0, vmax=max(highest, 10 * maps[0].bound))
-    for axis, one in zip(axes, maps, strict=False):
+    for axis, one in zip(axes, maps, strict=True):
         image = axis.imshow(one.values, norm=scale, cmap="cividis", origin="lower", aspect="auto")
         for (row, column), value in np.ndenumerate(one.values):
             if np.isfinite(value):
@@ -191,7 +194,7 @@ def draw_maps(maps: Sequence[Map], title: str, columns: int = 2) -> Figure:
         axis.set_title(one.title.replace("$", r"\$"), fontsize=10)
         axis.set_xlabel(one.x_name)
         axis.set_ylabel(one.y_name)
-    bar = figure.colorbar(image, ax=list(axes), label=maps[0].value_name)
+    bar = figure.colorbar(image, ax=axes, label=maps[0].value_name)
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     figure.suptitle(title, fontsize=11)
     return figure
@@ -277,7 +280,7 @@ def svg(figure: Figure) -> bytes:
 
 def _stack(
     heights: Sequence[float], size: tuple[float, float], title: str
-) -> tuple[Figure, Sequence[Axes]]:
+) -> tuple[Figure, list[Axes]]:
     """Panels one below the other, of these relative heights, that share the time axis.
 
     Places are set, in inches: to have them found takes twice as long as to draw.
@@ -334,6 +337,13 @@ def _draw_curve(axis: Axes, curve: Curve):  # type: ignore[no-untyped-def]
     return drawn
 
 
+class _WithinADecade(LogFormatter):
+    """Marks between powers of ten, where there are few of these, as plain numbers."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def _set_scales(axis: Axes, panel: Panel) -> None:
     """Scales and limits, for what is drawn already."""
     if panel.scale == "to 0":
@@ -350,7 +360,7 @@ def _set_scales(axis: Axes, panel: Panel) -> None:
             margin = max((high / low) ** 0.05, 1.05)
             axis.set_ylim(low / margin, high * margin)
         axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        axis.yaxis.set_minor_formatter(LogFormatter())  # within a decade alone
+        axis.yaxis.set_minor_formatter(_WithinADecade())
     elif panel.scale == "share":
         axis.set_ylim(-0.03, 1.03)
     else:
