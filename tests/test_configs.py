@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import re
+import shlex
 
 import pytest
 from runners import ROOT
@@ -197,3 +199,14 @@ def test_every_configuration_runs_a_batch_of_each_kind(override, run_command, tm
     quick = ["batch_size=2", "trainer.fast_dev_run=true", "trainer.enable_model_summary=false"]
     assert run_command("run_train", override, *quick) == 0
     assert not (tmp_path / "outputs" / "copy").exists()
+
+
+def test_lines_of_the_readme_can_be_run_one_after_another():
+    """Two that differ in more than the seed and share a folder would be refused."""
+    lines = re.findall(r"^python run_train\.py (?!-m)(.*)$", (ROOT / "README.md").read_text(), re.M)
+    assert len(lines) > 10
+    seen: dict[str, dict] = {}
+    for line in lines:
+        config = command.compose(ROOT / "configs", "train", shlex.split(line, comments=True))
+        made = configuration.plain(config)
+        assert seen.setdefault(made["folder"], made) == made, line
