@@ -64,6 +64,7 @@ WRONG = {
     ),
     "unknown model": (["model=foo"], ["model", "lstm, ntm", "foo"]),
     "unknown task": (["task=foo"], ["task", "copy", "foo"]),
+    "no task at all": (["task=null"], ["task=null"]),
     "unknown engine": (["engine=warp"], ["engine", "auto, reference", "warp"]),
     "unknown engine without an NTM": (["model=lstm", "engine=warp"], ["engine", "warp"]),
     "stage beyond the last": (

@@ -50,6 +50,25 @@ def test_a_recipe_is_of_a_choice_there_is_and_trains(recipe, run_command):
     assert run_command("run_train", *overrides, *quick) == 0
 
 
+@pytest.mark.parametrize(
+    ("given", "rate"),
+    [
+        ([], 3e-3),
+        (["batch_size=1"], 3e-3),
+        (["batch_size=64"], 12e-3),
+        (["batch_size=64", "optimizer=adam"], 12e-3),
+        (["batch_size=216", "model=ntm_feedforward"], 27e-3),
+        (["batch_size=64", "optimizer.lr=1e-3"], 1e-3),
+        (["batch_size=64", "model=lstm"], 4e-3),
+        (["batch_size=64", "task=associative_recall"], 2e-3),
+    ],
+    ids=str,
+)
+def test_larger_batches_take_larger_steps_where_no_recipe_says_otherwise(given, rate):
+    config = configuration.plain(command.compose(ROOT / "configs", "train", given))
+    assert config["optimizer"]["lr"] == config["optimizer"]["algorithm"]["lr"] == rate
+
+
 PARAMETERS = {
     "copy": (67_561, 17_162, 1_352_969),
     "repeat_copy": (66_111, 16_712, 5_312_007),
@@ -126,6 +145,15 @@ def test_an_experiment_has_a_source_a_headline_and_a_folder_of_its_own(experimen
     for part in ("http" if "graves" not in experiment else "arXiv", "Settings:", "Headline:"):
         assert part in comment
     assert compose(experiment)["name"] == experiment
+
+
+@pytest.mark.parametrize("overrides", EXPERIMENTS, ids=" ".join)
+def test_no_recipe_of_ours_reaches_into_an_experiment(overrides):
+    assert compose_all(*overrides) == compose_all(*overrides, "~recipe")
+
+
+def compose_all(*overrides: str) -> dict:
+    return configuration.plain(command.compose(ROOT / "configs", "train", list(overrides)))
 
 
 PUBLISHED = {

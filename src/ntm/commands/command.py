@@ -214,6 +214,11 @@ def compose(configs: Path, name: str, overrides: list[str], with_hydra: bool = F
             return hydra.compose(name, overrides, return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_explain(error, configs, overrides)) from error
+    except ValueError as error:  # what Hydra says of a group that is null
+        null = " ".join(override for override in overrides if override.endswith("=null"))
+        raise ConfigurationError(
+            f"cannot compose {null or overrides}: {one_line(error)}"
+        ) from error
 
 
 def configurations(
