@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from runners import ROOT
-
-from ntm.commands import command
+from runners import run_here
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -43,14 +39,8 @@ def ctrl_c_is_heard() -> None:
 @pytest.fixture
 def run_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """Run `run_train`, `run_eval` or `run_compare` in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(ROOT))
 
     def run(program: str, *overrides: str) -> int:
-        module = importlib.import_module(program)
-        importlib.reload(module)  # as a new process has it
-        name = {"run_train": "train", "run_eval": "eval", "run_compare": "compare"}[program]
-        monkeypatch.setattr(sys, "argv", [f"{program}.py", *overrides])
-        return command.main(ROOT / "configs", name, module.check, module.job)
+        return run_here(monkeypatch, tmp_path, program, *overrides)
 
     return run

@@ -1,11 +1,16 @@
-"""Whole commands for tests: in a process of their own, as a user would run them."""
+"""Whole commands for tests: in a process of their own, as a user would run them, or in this one."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from ntm.commands import command
 
 ROOT = Path(__file__).parent.parent
 BESIDE = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
@@ -24,6 +29,17 @@ SMALL = [
     "callbacks.pictures_every=null",
 ]
 """A run of five validations in about two seconds."""
+
+
+def run_here(patch: pytest.MonkeyPatch, folder: Path, program: str, *overrides: str) -> int:
+    """Run a command in this process, which has what it imports: its exit status."""
+    patch.chdir(folder)
+    patch.syspath_prepend(str(ROOT))
+    module = importlib.import_module(program)
+    importlib.reload(module)  # as a new process has it
+    name = {"run_train": "train", "run_eval": "eval", "run_compare": "compare"}[program]
+    patch.setattr(sys, "argv", [f"{program}.py", *overrides])
+    return command.main(ROOT / "configs", name, module.check, module.job)
 
 
 def start(folder: Path, program: str, *overrides: str) -> subprocess.Popen[str]:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runners import ROOT, SMALL, finish
+from runners import ROOT, SMALL, run_here
 
 from ntm.commands import command
 
@@ -130,8 +130,8 @@ def test_wrong_training_is_one_line_and_writes_nothing(
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small trained run; copy it before you change it."""
     folder = tmp_path_factory.mktemp("trained")
-    status, _, err = finish(folder, "run_train", *SMALL, "sequences=96")
-    assert status == 0, err
+    with pytest.MonkeyPatch.context() as patch:
+        assert run_here(patch, folder, "run_train", *SMALL, "sequences=96") == 0
     return folder / "outputs" / "copy" / "ntm" / "seed_0"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from made_up import make_run
-from runners import ROOT, finish
+from runners import ROOT, run_here
 
 from ntm.comparison.events import means_folder, points, write_means
 from ntm.comparison.grouping import Comparison
@@ -43,10 +43,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sizes = ["task.max_length=3", "batch_size=16", "validate_every=16", "sequences=48"]
     short = ["evaluation.at=[3]", "evaluation.sequences=4"]
     sweep = ["-m", "model=ntm,lstm", "seed=0,1"]
-    status, _, err = finish(folder, "run_train", *sweep, *sizes, *short, *quick)
-    assert status == 0, err
-    status, _, err = finish(folder, "run_compare", "runs=outputs/copy")
-    assert status == 0, err
+    with pytest.MonkeyPatch.context() as patch:
+        assert run_here(patch, folder, "run_train", *sweep, *sizes, *short, *quick) == 0
+        assert run_here(patch, folder, "run_compare", "runs=outputs/copy") == 0
     return folder / "outputs" / "copy"
 
 
