@@ -226,7 +226,8 @@ def test_sequences_that_cannot_be_are_refused_in_one_line(run_command, capsys):
     folder = Path("outputs/associative_recall/ntm/seed_0")
     before = (folder / "eval" / "results.csv").read_bytes()
     capsys.readouterr()
-    assert run_command("run_eval", f"run={folder}", "at=[3000]", "kinds=[one_hot]") == 2
+    asked = ["at=[3000]", "kinds=[one_hot]", "sequences=2"]
+    assert run_command("run_eval", f"run={folder}", *asked) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert "one_hot at items 3000: items must be few enough" in line
