@@ -499,11 +499,26 @@ class TestKinds:
 
     def test_one_row_a_kind_and_point(self, root):
         rows = {(row["kind"], row["length"]): row for row in kind_rows(compare(root))}
-        assert list(rows) == [("drawn", 10), ("drawn", 20), ("zeros", 10), ("zeros", 20)]
+        kinds = ("drawn", "zeros", "every kind")
+        assert list(rows) == [(kind, length) for kind in kinds for length in (10, 20)]
         worst = rows["zeros", 20]
         assert (worst["wrong_bits_mean"], worst["wrong_bits_worst"]) == (3.0, 6.0)
         assert (worst["exact_mean"], worst["runs_without_error"], worst["runs"]) == (0.7, 1, 2)
         assert rows["zeros", 10]["runs_without_error"] == 2
+        every = rows["every kind", 20]
+        assert (every["wrong_bits_mean"], every["wrong_bits_worst"]) == (1.5, 3.0)
+        assert (every["exact_mean"], every["runs_without_error"], every["runs"]) == (0.85, 1, 2)
+
+    def test_a_run_that_errs_on_any_kind_does_not_count_as_right_on_every(self, tmp_path):
+        """One run fails on each of two kinds; of each kind one of two is right, of both none."""
+        for seed, wrong in ((0, (0.0, 6.0)), (1, (6.0, 0.0))):
+            kinds = {
+                kind: [evaluated(20, w, 1 - w / 10)]
+                for kind, w in zip(("drawn", "zeros"), wrong, strict=True)
+            }
+            make_run(tmp_path / "ntm" / f"seed_{seed}", {100: 1.0}, kinds=kinds)
+        rows = {row["kind"]: row["runs_without_error"] for row in kind_rows(compare(tmp_path))}
+        assert rows == {"drawn": 1, "zeros": 1, "every kind": 0}
 
     def test_only_sequences_as_drawn_are_points(self, root):
         assert [row["length"] for row in point_rows(compare(root))] == [10, 20]

@@ -330,10 +330,11 @@ def test_kinds_of_sequence_are_a_table_of_their_own(tmp_path):
     assert [row[1:] for row in table.rows] == [
         ["drawn", "128", "100 (2 of 2)"],
         ["zeros", "128", "62.5 (1 of 2)"],
+        ["every kind", "128", "81.2 (1 of 2)"],
     ]
     folder = write_comparison(comparison)
     with open(folder / "kinds.csv", newline="") as file:
-        assert [row["exact_mean"] for row in csv.DictReader(file)] == ["1.0", "0.625"]
+        assert [row["exact_mean"] for row in csv.DictReader(file)] == ["1.0", "0.625", "0.8125"]
 
 
 @pytest.mark.parametrize(

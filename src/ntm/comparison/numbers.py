@@ -21,6 +21,8 @@ NORMAL = 1.959963984540054
 WRONG, BITS, ABOVE_OPTIMUM = "wrong_bits_per_sequence", "bits_per_sequence", "bits_above_optimum"
 Setting = tuple[float | None, tuple[int, ...]]
 """Memory size, None for a network without one, and point."""
+EVERY_KIND = "every kind"
+"""In the place of a kind: all that a run was shown at a point, taken together."""
 
 
 class Difference(NamedTuple):
@@ -94,7 +96,11 @@ def point_rows(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def kind_rows(comparison: Comparison) -> list[dict[str, Any]]:
-    """One row a group, kind of sequence, memory size and point; none where all are as drawn."""
+    """One row a group, kind of sequence, memory size and point; none where all are as drawn.
+
+    Kind `EVERY_KIND` has what runs come to on all kinds that they were shown at a point: the mean
+    over them, and how many runs are without an error on every one.
+    """
     if all(set(run.kinds) <= {runs.DRAWN} for run in comparison.runs):
         return []
     return [
@@ -110,9 +116,26 @@ def kind_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "runs_without_error": sum(row[WRONG] == 0 for row in evaluated),
         }
         for group in comparison.groups
-        for kind in dict.fromkeys(kind for run in group.runs for kind in run.kinds)
-        for (size, point), evaluated in evaluations(comparison, group, kind).items()
+        for kind, by_setting in _by_kind(comparison, group).items()
+        for (size, point), evaluated in by_setting.items()
     ]
+
+
+def _by_kind(
+    comparison: Comparison, group: Group
+) -> dict[str, dict[Setting, list[dict[str, float]]]]:
+    kinds = dict.fromkeys(kind for run in group.runs for kind in run.kinds)
+    found = {kind: evaluations(comparison, group, kind) for kind in kinds}
+    together: dict[Setting, list[dict[str, float]]] = {}
+    for run in group.runs:
+        shown: dict[Setting, list[dict[str, float]]] = {}
+        for row in itertools.chain(*run.kinds.values()):
+            shown.setdefault(_setting(comparison, row), []).append(row)
+        for setting, rows in shown.items():
+            names = (WRONG, "exact", "sequences")
+            mean = {name: float(np.mean([row[name] for row in rows])) for name in names}
+            together.setdefault(setting, []).append(mean)
+    return found | {EVERY_KIND: _in_order(together)}
 
 
 def curve_rows(comparison: Comparison) -> list[dict[str, Any]]:
@@ -143,9 +166,18 @@ def evaluations(
     by_setting: dict[Setting, list[dict[str, float]]] = {}
     for run in group.runs:
         for row in run.kinds.get(kind, []):
-            size = None if math.isnan(row["memory_size"]) else row["memory_size"]
-            point = tuple(int(row[name]) for name in comparison.numbers)
-            by_setting.setdefault((size, point), []).append(row)
+            by_setting.setdefault(_setting(comparison, row), []).append(row)
+    return _in_order(by_setting)
+
+
+def _setting(comparison: Comparison, row: dict[str, float]) -> Setting:
+    size = None if math.isnan(row["memory_size"]) else row["memory_size"]
+    return size, tuple(int(row[name]) for name in comparison.numbers)
+
+
+def _in_order(
+    by_setting: dict[Setting, list[dict[str, float]]],
+) -> dict[Setting, list[dict[str, float]]]:
     return dict(sorted(by_setting.items(), key=lambda item: (item[0][0] or 0, item[0][1])))
 
 
