@@ -44,6 +44,29 @@ def test_lstm_equals_torch(layers):
     torch.testing.assert_close((ours, end), (theirs, expected_end))
 
 
+def test_lstm_layers_hand_on_what_comes_in():
+    """How far outputs for random bits differ: by torch's own start a seventh is left a layer."""
+
+    def spread(make):
+        inputs = torch.rand(200, 29).round()
+        return sum(make()(inputs).std(0).mean().item() for _ in range(10))
+
+    def ours(layers):
+        controller = LSTMController(29, 100, layers)
+        return lambda inputs: controller(inputs, controller.initial_state(200))[0]
+
+    def of_torch(layers):
+        lstm = nn.LSTM(29, 100, layers)
+        return lambda inputs: lstm(inputs.unsqueeze(0))[0][0]
+
+    with torch.no_grad():
+        one = spread(lambda: ours(1))
+        assert spread(lambda: of_torch(1)) == pytest.approx(one, rel=0.1)
+        assert spread(lambda: of_torch(2)) < one / 5
+        assert spread(lambda: ours(2)) > one / 3
+        assert spread(lambda: ours(3)) > one / 9
+
+
 @pytest.mark.parametrize("layers", [1, 2])
 def test_lstm_starts_at_zero(layers):
     controller = LSTMController(WIDTH, H, layers)

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from ntm.checks import check_at_least, check_choice, check_dropout
 from ntm.machine.heads import ACTIVATIONS
 
+UPPER_LAYERS_START = 3.0
+"""Times torch's own: what an LSTM layer first makes of the layer below."""
+
 
 class LSTMController(nn.Module):
     """Layers of LSTM cells.
@@ -50,6 +53,11 @@ class LSTMController(nn.Module):
         # Cells, because torch.nn.LSTM costs several times as much when called a step at a time.
         sizes = [input_size] + [hidden_size] * num_layers
         self.layers = nn.ModuleList(map(nn.LSTMCell, sizes[:-1], sizes[1:]))
+        # By torch's start each layer hands on a small part of what comes in; from two layers the
+        # heads would hear next to nothing of the input (docs/recipe.md).
+        with torch.no_grad():
+            for layer in self.layers[1:]:
+                cast(nn.LSTMCell, layer).weight_ih.mul_(UPPER_LAYERS_START)
         self.dropout = nn.Dropout(dropout)
         learned = initial_state == "learned"
         self.initial_hidden = learned_vector(num_layers, hidden_size) if learned else None
