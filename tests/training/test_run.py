@@ -111,7 +111,8 @@ def test_interrupting_says_where_it_goes_on_and_keeps_what_was_written(tmp_path)
 def test_a_finished_run_of_before_is_recognised_and_evaluated(run_command, tmp_path, capfd):
     """As version 0 of the folder had it: other names in its configuration, its own table."""
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
-    assert run_command("run_train", *SMALL, "curriculum=staged", "curriculum.upper=[3,5,null]") == 0
+    as_then = ["curriculum=staged", "curriculum.upper=[3,5,null]", "task.mix=0.0"]
+    assert run_command("run_train", *SMALL, *as_then) == 0
     config = folder / "config.yaml"
     text = config.read_text()
     for now, before in (
@@ -138,8 +139,7 @@ def test_a_finished_run_of_before_is_recognised_and_evaluated(run_command, tmp_p
     del told["solved_when"], told["skipped_steps"]
     (folder / "result.json").write_text(json.dumps(told))
 
-    again = [*SMALL, "curriculum=staged", "curriculum.upper=[3,5,null]", "evaluation.kinds=all"]
-    assert run_command("run_train", *again) == 0
+    assert run_command("run_train", *SMALL, *as_then, "evaluation.kinds=all") == 0
     assert "finished and left alone" in capfd.readouterr().err
     assert run_command("run_eval", f"run={folder}", "at=[4]", "sequences=2") == 0
     with open(table, newline="") as file:
