@@ -198,6 +198,19 @@ def test_settings_train_to_a_finished_run(overrides, run_command, tmp_path):
     assert result(path)["status"] == "finished"
 
 
+@pytest.mark.parametrize(("usual", "said"), [(1440, False), (1443, True)], ids=str)
+def test_a_budget_that_is_too_short_is_said_in_one_line(usual, said, run_command, tmp_path, capfd):
+    assert run_command("run_train", *SMALL, f"model.sequences={usual}") == 0
+    lines = [line for line in capfd.readouterr().err.splitlines() if "less than a third" in line]
+    assert len(lines) == said
+    if said:
+        assert "sequences=480 " in lines[0]
+        assert "(1443)" in lines[0]
+        assert "sequences=481 or more" in lines[0]
+    log = (tmp_path / "outputs" / "copy" / "ntm" / "seed_0" / "train.log").read_text()
+    assert ("less than a third" in log) == said
+
+
 def test_the_engine_is_loaded_before_training_is_timed(run_command, monkeypatch):
     loaded, begin = [], Record.on_train_epoch_start
 

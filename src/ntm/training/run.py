@@ -81,6 +81,7 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
     run.record.begin(started, earlier)
     with _train_log(folder), terminable():
         _write_beginning(run)
+        _advise(run.config)
         try:
             _go_back(run)
             _fit(run)
@@ -107,6 +108,21 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
                 raise RuntimeError(f"in another process of the run: {told['reason']}") from error
             raise
     return folder.read_result()
+
+
+def _advise(config: DictConfig) -> None:
+    """Say before it is tried what is known not to be learned."""
+    usual = config.model.get("sequences", 0)
+    if 3 * config.sequences < usual:
+        logger.info(
+            "sequences=%s is less than a third of the budget that %s has for %s (%s): it is "
+            "probably not learned in it; sequences=%s or more",
+            config.sequences,
+            config.model.name,
+            config.task.name,
+            usual,
+            math.ceil(usual / 3),
+        )
 
 
 def _reason(error: BaseException) -> str:
