@@ -20,13 +20,8 @@ def network(controller: str = "lstm", **arguments) -> NTM:
     return NTM(WIDTH, OUT, 7, M, R, W, S, controller=make, **arguments)
 
 
-def plain_efforts(
-    net: NTM, inputs: torch.Tensor, free: float = 0.0
-) -> list[list[tuple[float, float]]]:
-    """Means of γ − 1 and of e + a² by step and sequence, from what the reference loop emits.
-
-    Of γ − 1 what is above ``free``.
-    """
+def plain_efforts(net: NTM, inputs: torch.Tensor) -> list[list[tuple[float, float]]]:
+    """Means of γ − 1 and of e + a² by step and sequence, from what the reference loop emits."""
     emitted = []
     seen = net.emit.register_forward_hook(lambda *call: emitted.append(call[2].tolist()))
     net.engine = "reference"
@@ -38,7 +33,6 @@ def plain_efforts(
         efforts.append([])
         for raw in step:
             sharpened = [math.log1p(math.exp(raw[each * k - 1])) for k in (1, 2, 3)]
-            sharpened = [s - free if s > free else 0.0 for s in sharpened]
             writes = raw[3 * each :]
             erased = [1 / (1 + math.exp(-x)) for x in writes[: W * M]]
             added = [math.tanh(x) ** 2 for x in writes[W * M :]]
@@ -58,15 +52,6 @@ def test_it_is_the_prices_times_what_the_heads_do(controller, engine):
     expected = 0.5 * efforts[..., 0] + 0.2 * efforts[..., 1]
     torch.testing.assert_close(penalties, expected, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(logits, net(inputs)[0])
-
-
-def test_a_little_sharpening_is_free():
-    net = network()
-    inputs = torch.randn(4, 8, WIDTH)
-    priced = torch.tensor(plain_efforts(net, inputs, free=0.7))[..., 0]
-    assert 0 < (priced > 0).sum() < priced.numel()
-    penalties = EffortPenalty(0.5, 0.0, 1.0, free=0.7)(net, inputs)[1]
-    torch.testing.assert_close(penalties, 0.5 * priced, rtol=1e-4, atol=1e-6)
 
 
 def test_logits_come_batch_first_where_inputs_do():
@@ -101,7 +86,6 @@ def test_heads_learn_to_spare_what_has_a_price(prices):
         ((0.1, -1, 0.5), "writing must be at least 0, got -1"),
         ((0.1, 0, 1.5), "until must be a share, in [0, 1], got 1.5"),
         ((0.1, 0, -1), "until must be a share"),
-        ((0.1, 0, 0.5, -1), "free must be at least 0, got -1"),
     ],
     ids=str,
 )
