@@ -48,3 +48,19 @@ def test_is_learned(task, run_command, tmp_path):
     reached = result(folder)["bits_per_sequence"]
     begun = float(rows(folder)[0]["val/bits_per_sequence"])
     assert reached < share * chance, (begun, reached, chance)
+
+
+@pytest.mark.slow
+def test_the_mix_decides_whether_zeros_are_copied(run_command, tmp_path):
+    """In 12,000 sequences of up to ten vectors: 10 to 43 bits without it, 1 to 2 with it."""
+    sizes = ["task.max_length=10", "model.network.memory_size=32", "sequences=12000"]
+    asked = ["evaluation.at=[10]", "evaluation.kinds=[zeros]", *QUICK]
+    bits = {}
+    for mix in (0.0, 0.5):
+        trained = run_command("run_train", *sizes, *asked, f"task.mix={mix}", f"name=mix_{mix}")
+        assert trained == 0
+        folder = RunFolder(tmp_path / "outputs" / f"mix_{mix}" / "ntm" / "seed_0")
+        (row,) = folder.read_evaluations()
+        assert row["kind"] == "zeros"
+        bits[mix] = float(row["bits_per_sequence"])
+    assert bits[0.5] < bits[0.0] / 3, bits
