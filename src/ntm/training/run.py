@@ -116,7 +116,7 @@ def _advise(config: DictConfig) -> None:
     if 3 * config.sequences < usual:
         logger.info(
             "sequences=%s is less than a third of the budget that %s has for %s (%s): it is "
-            "probably not learned in it; sequences=%s or more",
+            "probably not learned in it; sequences=%s or more, or more steps by batch_size=2",
             config.sequences,
             config.model.name,
             config.task.name,
