@@ -547,7 +547,8 @@ def _terminal_table(comparison: Comparison) -> TerminalTable:
     drawn = TerminalTable(title=f"{comparison.task}: runs below {comparison.root}")
     for name in shown:
         short = "to solve, median" if "median" in name else name
-        drawn.add_column(short, justify="left" if name == "group" else "right")
+        # A group's name that is cut short could be another's.
+        drawn.add_column(short, justify="left" if name == "group" else "right", overflow="fold")
     for row in table.rows:
         cells = dict(zip(table.headings, row, strict=True))
         drawn.add_row(*(_plain_cell(cells.get(name, NOTHING)) for name in shown))
