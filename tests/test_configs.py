@@ -152,6 +152,13 @@ def test_no_recipe_of_ours_reaches_into_an_experiment(overrides):
     assert compose_all(*overrides) == compose_all(*overrides, "~recipe")
 
 
+@pytest.mark.parametrize("overrides", EXPERIMENTS, ids=" ".join)
+def test_an_experiment_draws_fair_coins_and_prices_nothing(overrides):
+    flat = configuration.flatten(compose_all(*overrides))
+    assert flat.get("task.mix", 0.0) == 0.0
+    assert flat.get("model.penalty") is None
+
+
 def compose_all(*overrides: str) -> dict:
     return configuration.plain(command.compose(ROOT / "configs", "train", list(overrides)))
 

@@ -390,6 +390,23 @@ def test_models_without_any_validation_yet(tmp_path):
 
 
 class TestCommand:
+    def test_a_groups_name_is_whole_in_a_narrow_terminal(
+        self, tmp_path, run_command, capsys, monkeypatch
+    ):
+        monkeypatch.setenv("COLUMNS", "60")
+        for rate in (1e-3, 1e-4):
+            config = {"optimizer": {"lr": rate}}
+            make_run(tmp_path / "a" / f"ntm_{rate}" / "seed_0", {100: 1.0}, config=config)
+        assert run_command("run_compare", f"runs={tmp_path / 'a'}", "by=[model,optimizer.lr]") == 0
+        cells = [
+            line.split("│")[1].strip()
+            for line in capsys.readouterr().out.splitlines()
+            if "│" in line
+        ]
+        assert not any("…" in cell for cell in cells)
+        for rate in ("0.001", "0.0001"):
+            assert f"ntm,lr={rate}" in "".join(cells).replace(" ", "")
+
     def test_prints_the_table_and_the_ways_to_look(self, root, run_command, capsys):
         make_run(root / "ntm" / "seed_2", {100: 5.0}, status="interrupted", reason="SIGTERM")
         assert run_command("run_compare", f"runs={root}") == 0

@@ -206,9 +206,16 @@ def test_a_budget_that_is_too_short_is_said_in_one_line(usual, said, run_command
     if said:
         assert "sequences=480 " in lines[0]
         assert "(1443)" in lines[0]
-        assert "sequences=481 or more" in lines[0]
+        assert lines[0].endswith("sequences=481 or more, or more steps by batch_size=2")
     log = (tmp_path / "outputs" / "copy" / "ntm" / "seed_0" / "train.log").read_text()
     assert ("less than a third" in log) == said
+
+
+def test_smaller_batches_are_no_advice_where_there_are_such(run_command, capfd):
+    tiny = ["sequences=8", "batch_size=2", "validate_every=8"]
+    assert run_command("run_train", *SMALL, *tiny) == 0
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "less than a third" in line]
+    assert line.endswith("or more")
 
 
 def test_the_engine_is_loaded_before_training_is_timed(run_command, monkeypatch):

@@ -113,16 +113,18 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
 def _advise(config: DictConfig) -> None:
     """Say before it is tried what is known not to be learned."""
     usual = config.model.get("sequences", 0)
-    if 3 * config.sequences < usual:
-        logger.info(
-            "sequences=%s is less than a third of the budget that %s has for %s (%s): it is "
-            "probably not learned in it; sequences=%s or more, or more steps by batch_size=2",
-            config.sequences,
-            config.model.name,
-            config.task.name,
-            usual,
-            math.ceil(usual / 3),
-        )
+    if 3 * config.sequences >= usual:
+        return
+    logger.info(
+        "sequences=%s is less than a third of the budget that %s has for %s (%s): it is probably "
+        "not learned in it; sequences=%s or more%s",
+        config.sequences,
+        config.model.name,
+        config.task.name,
+        usual,
+        math.ceil(usual / 3),
+        ", or more steps by batch_size=2" if config.batch_size > 2 else "",
+    )
 
 
 def _reason(error: BaseException) -> str:
