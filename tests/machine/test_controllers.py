@@ -88,6 +88,18 @@ def test_lstm_learned_start_is_one_vector_a_layer():
     assert controller.initial_cell.grad.abs().min() > 0
 
 
+def test_forget_bias_is_added_to_torchs_start():
+    start = []
+    for bias in (0.0, -1.5):
+        torch.manual_seed(0)
+        start.append(LSTMController(WIDTH, H, 2, forget_bias=bias).state_dict())
+    for name, plain in start[0].items():
+        expected = plain.clone()
+        if name.endswith("bias_ih"):
+            expected[H : 2 * H] -= 1.5  # torch's order of gates: input, forget, cell, output
+        torch.testing.assert_close(start[1][name], expected)
+
+
 def test_lstm_dropout():
     controller = LSTMController(WIDTH, 200, dropout=0.25)
     plain_copy = LSTMController(WIDTH, 200)

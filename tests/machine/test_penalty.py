@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from itertools import pairwise
 
@@ -54,6 +55,21 @@ def test_it_is_the_prices_times_what_the_heads_do(controller, engine):
     torch.testing.assert_close(logits, net(inputs)[0])
 
 
+def test_the_first_of_sharpening_is_free():
+    net, free = network(), 0.7
+    inputs = torch.randn(4, 2, WIDTH)
+    _, raw = net.with_emissions(inputs)
+    each = M + 1 + 1 + (2 * S + 1) + 1
+    expected = torch.zeros(4, 2)
+    for head in (1, 2, 3):
+        for step, sequence in itertools.product(range(4), range(2)):
+            sharpened = math.log1p(math.exp(raw[step, sequence, each * head - 1].item()))
+            expected[step, sequence] += max(sharpened - free, 0) / 3
+    assert 0 < (expected > 0).sum() < expected.numel()
+    _, penalties = EffortPenalty(1.0, 0.0, 1.0, free=free)(net, inputs)
+    torch.testing.assert_close(penalties, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_logits_come_batch_first_where_inputs_do():
     net = network(batch_first=True)
     inputs = torch.randn(2, 4, WIDTH)
@@ -86,6 +102,7 @@ def test_heads_learn_to_spare_what_has_a_price(prices):
         ((0.1, -1, 0.5), "writing must be at least 0, got -1"),
         ((0.1, 0, 1.5), "until must be a share, in [0, 1], got 1.5"),
         ((0.1, 0, -1), "until must be a share"),
+        ((0.1, 0, 0.5, -0.02), "free must be at least 0, got -0.02"),
     ],
     ids=str,
 )

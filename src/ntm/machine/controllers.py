@@ -33,6 +33,9 @@ class LSTMController(nn.Module):
         num_layers: Layers, at least 1.
         dropout: Share of each layer's outputs that is dropped in training, in [0, 1).
         initial_state: ``zeros``, or ``learned`` with one trained vector a layer.
+        forget_bias: Added to the bias of the forget gates at the start. Below 0 a cell soon forgets:
+            what has to be kept goes to memory, and the controller does not come to count steps,
+            which it could not do beyond the lengths of training.
 
     """
 
@@ -43,6 +46,7 @@ class LSTMController(nn.Module):
         num_layers: int = 1,
         dropout: float = 0.0,
         initial_state: str = "zeros",
+        forget_bias: float = 0.0,
     ) -> None:
         super().__init__()
         check_at_least("hidden_size", hidden_size, 1)
@@ -58,6 +62,9 @@ class LSTMController(nn.Module):
         with torch.no_grad():
             for layer in self.layers[1:]:
                 cast(nn.LSTMCell, layer).weight_ih.mul_(UPPER_LAYERS_START)
+            for layer in self.layers:
+                _, forget, _, _ = cast(nn.LSTMCell, layer).bias_ih.chunk(4)
+                forget += forget_bias
         self.dropout = nn.Dropout(dropout)
         learned = initial_state == "learned"
         self.initial_hidden = learned_vector(num_layers, hidden_size) if learned else None
