@@ -113,16 +113,16 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
 def _advise(config: DictConfig) -> None:
     """Say before it is tried what is known not to be learned."""
     usual = config.model.get("sequences", 0)
-    if 3 * config.sequences >= usual:
+    if 4 * config.sequences >= usual:
         return
     logger.info(
-        "sequences=%s is less than a third of the budget that %s has for %s (%s): it is probably "
+        "sequences=%s is less than a quarter of the budget that %s has for %s (%s): it is probably "
         "not learned in it; sequences=%s or more%s",
         config.sequences,
         config.model.name,
         config.task.name,
         usual,
-        math.ceil(usual / 3),
+        math.ceil(usual / 4),
         ", or more steps by batch_size=2" if config.batch_size > 2 else "",
     )
 
