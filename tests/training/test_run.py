@@ -214,7 +214,9 @@ def test_a_budget_that_is_too_short_is_said_in_one_line(usual, said, run_command
 def test_smaller_batches_are_no_advice_where_there_are_such(run_command, capfd):
     tiny = ["sequences=8", "batch_size=2", "validate_every=8"]
     assert run_command("run_train", *SMALL, *tiny) == 0
-    (line,) = [line for line in capfd.readouterr().err.splitlines() if "less than a quarter" in line]
+    (line,) = [
+        line for line in capfd.readouterr().err.splitlines() if "less than a quarter" in line
+    ]
     assert line.endswith("or more")
 
 

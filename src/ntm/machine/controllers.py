@@ -33,9 +33,9 @@ class LSTMController(nn.Module):
         num_layers: Layers, at least 1.
         dropout: Share of each layer's outputs that is dropped in training, in [0, 1).
         initial_state: ``zeros``, or ``learned`` with one trained vector a layer.
-        forget_bias: Added to the bias of the forget gates at the start. Below 0 a cell soon forgets:
-            what has to be kept goes to memory, and the controller does not come to count steps,
-            which it could not do beyond the lengths of training.
+        forget_bias: Added to the forget gates' biases at the start. Below 0 a cell forgets soon:
+            what has to be kept goes to memory, and the controller is less inclined to count steps,
+            which goes wrong beyond the lengths of training.
 
     """
 
