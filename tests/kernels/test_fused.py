@@ -500,6 +500,31 @@ def test_the_operator_is_a_good_citizen_of_torch(name):
 
 
 @OPERATOR
+@pytest.mark.parametrize("change", ["longer", "shorter", "flat", "single", "freed"])
+def test_no_operator_takes_a_tensor_for_another(name, change):
+    given = arguments_of(name, torch.float64)
+    operator = getattr(torch.ops.ntm, name)
+    for place, tensor in enumerate(given):
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if name == "feedforward_loop" and place == 1 and change in ("longer", "shorter"):
+            continue  # as wide as the inputs, which it does not get to see
+        changed = tensor.detach().clone()
+        if change in ("longer", "shorter"):
+            sizes = list(tensor.shape)
+            sizes[-1] += 1 if change == "longer" else -1
+            changed = torch.zeros(sizes, dtype=tensor.dtype)
+        elif change == "flat":
+            changed = changed.reshape(-1) if tensor.dim() > 1 else changed.unsqueeze(0)
+        elif change == "single":
+            changed = changed.float()
+        else:
+            changed.untyped_storage().resize_(changed.untyped_storage().nbytes() // 2)
+        with pytest.raises((ValueError, TypeError, RuntimeError, IndexError)):
+            operator(*given[:place], changed, *given[place + 1 :])
+
+
+@OPERATOR
 def test_the_operators_derivative_is_one_too(name, monkeypatch):
     """Shapes without data, and nothing of the arguments written to."""
     call, seen = fused._call, []

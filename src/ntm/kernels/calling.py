@@ -51,6 +51,7 @@ class Job:
 
     Raises:
         TypeError: Tensors are of several precisions.
+        ValueError: A tensor lies on another device, is sparse, or its memory was given back.
 
     """
 
@@ -65,7 +66,10 @@ class Job:
         activation: int = 0,
         kept: int = 0,
     ) -> None:
-        precisions = {tensor.dtype for tensor in (*dense, *loose) if tensor is not None}
+        given = [tensor for tensor in (*dense, *loose) if tensor is not None]
+        for one in given:
+            check_place(one)
+        precisions = {one.dtype for one in given}
         if len(precisions) > 1:
             raise _several(precisions)
         (self.precision,) = precisions
@@ -108,6 +112,26 @@ class Job:
                 row[at + 2], row[at + 3] = there.stride()
         row[CLAIMED], row[WORKERS], row[STEP] = 0, 0, step
         on_threads(self.function, self.address, self.threads)
+
+
+def check_place(tensor: Tensor) -> None:
+    """Refuse what does not lie where its address says."""
+    if not tensor.is_cpu or tensor.layout is not torch.strided:
+        found = f"{tensor.layout} on {tensor.device}"
+        raise ValueError(f"weights, inputs and state must be dense, on the CPU, got {found}")
+    if not tensor.numel():
+        return
+    last = sum(map(_reach, tensor.shape, tensor.stride()), tensor.storage_offset())
+    held = tensor.untyped_storage().nbytes()
+    if held < (last + 1) * tensor.itemsize:
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)} needs a storage of "
+            f"{(last + 1) * tensor.itemsize} bytes, and it holds {held}: was it given back?"
+        )
+
+
+def _reach(size: int, stride: int) -> int:
+    return (size - 1) * stride
 
 
 def _several(precisions: set[torch.dtype]) -> TypeError:

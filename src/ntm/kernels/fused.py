@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from ntm.kernels.calling import Job
+from ntm.kernels.calling import Job, check_place
 from ntm.kernels.compiling import Kernels, kernels
 from ntm.kernels.conventions import ACTIVATIONS, STRIDE
 from ntm.kernels.watching import watched
@@ -413,6 +413,34 @@ def _differentiate(
     LIBRARY.impl(name, partial(differentiable, False), "Autograd")
 
 
+def _check_heads(
+    B: int, H: int, parts: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], layout: Sequence[int]
+) -> tuple[int, int]:
+    """Refuse what the compiled functions would not notice; P and R·M."""
+    emit, bias, memory, w, reads = parts
+    if memory.dim() != 3 or len(memory) != B:
+        raise ValueError(f"memory must be (B, N, M), B = {B}, got {tuple(memory.shape)}")
+    _, N, M = memory.shape
+    R, W = layout[:2]
+    P = _emitted(layout, M)
+    _check_shape("weight of the emissions", emit, (P, H))
+    _check_shape("bias of the emissions", bias, (P,))
+    _check_shape("weightings", w, (B, R + W, N))
+    _check_shape("reads", reads, (B, R, M))
+    return P, R * M
+
+
+def _emitted(layout: Sequence[int], M: int) -> int:
+    """P, of `_codes` of a layout."""
+    R, W, shifts = layout[:3]
+    return (R + W) * (M + shifts + 3) + 2 * W * M
+
+
+def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+    if tensor is not None and tensor.shape != shape:
+        raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
+
+
 @_operator("lstm_loop")
 def _lstm_loop(
     inputs: Tensor,
@@ -436,7 +464,19 @@ def _lstm_loop(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     T, B, I = inputs.shape
     L, _, H = hidden.shape
-    output, seen, raw, end, *ends = _outputs(T, len(bias), (memory, w, reads), hidden, cell)
+    P, seen_width = _check_heads(B, H, (emit, bias, memory, w, reads), layout)
+    _check_shape("weight on the input", by_seen, (4 * H, I + seen_width))
+    _check_shape("weight on the output before", by_hidden, (4 * H, H))
+    _check_shape("bias", bias_seen, (4 * H,))
+    _check_shape("bias", bias_hidden, (4 * H,))
+    _check_shape("upper layers' weights on what is below", by_below, (L - 1, 4 * H, H))
+    _check_shape("upper layers' weights on the output before", deeper, (L - 1, 4 * H, H))
+    _check_shape("upper layers' biases", biases, (L - 1, 4 * H))
+    _check_shape("hidden", hidden, (L, B, H))
+    _check_shape("cell", cell, (L, B, H))
+    for part in (inputs, by_seen, bias_seen):  # which torch reads first
+        check_place(part)
+    output, seen, raw, end, *ends = _outputs(T, P, (memory, w, reads), hidden, cell)
     sizes = B, T, L, I, H, *memory.shape[1:]
     memories = _kept_memories(T, keep)
     kept = inputs.new_empty(_kept_by_lstm(sizes, w.shape[1], reads.shape[1], memories))
@@ -583,8 +623,17 @@ def _feedforward_loop(
     norm_floor: float,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    T = len(sums)
-    output, seen, raw, end, w_end, reads_end = _outputs(T, len(bias), (memory, w, reads), sums)
+    T, B, H = sums.shape
+    P, seen_width = _check_heads(B, H, (emit, bias, memory, w, reads), layout)
+    if by_seen.dim() != 2 or by_seen.shape[1] < seen_width or len(by_seen) != H:
+        raise ValueError(
+            f"weight on the input must be (H, I + R·M) = ({H}, at least {seen_width}), got "
+            f"{tuple(by_seen.shape)}"
+        )
+    above = 0 if deeper is None else len(deeper)
+    _check_shape("upper layers' weights", deeper, (above, H, H))
+    _check_shape("upper layers' biases", biases, (above, H))
+    output, seen, raw, end, w_end, reads_end = _outputs(T, P, (memory, w, reads), sums)
     sizes = _feedforward_sizes(sums, by_seen, deeper, memory, reads)
     memories = _kept_memories(T, keep)
     kept = sums.new_empty(_kept_by_feedforward(sizes, w.shape[1], reads.shape[1], memories))
@@ -714,6 +763,8 @@ def _memory_step(
     raw: Tensor, memory: Tensor, previous: Tensor, layout: list[int], norm_floor: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, N, M = memory.shape
+    _check_shape("weightings", previous, (B, layout[0] + layout[1], N))
+    _check_shape("emissions", raw, (B, _emitted(layout, M)))
     after, w, reads = _after_step(raw, memory, previous, layout)
     Job(
         _kernels("step", raw).forward,

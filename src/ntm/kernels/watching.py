@@ -3,6 +3,19 @@
 from __future__ import annotations
 
 import torch
+from torch.autograd import forward_ad
+
+
+def transformed() -> bool:
+    """Whether a transform of `torch.func` is at work, or derivatives are taken forward.
+
+    Compiled functions have neither: such a derivative would come out as zero.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return (
+        torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    )
 
 
 def watched() -> bool:

@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ntm.checks import check_at_least, check_choice, check_inputs
-from ntm.kernels.watching import kept_elsewhere, watched
+from ntm.kernels.watching import kept_elsewhere, transformed, watched
 from ntm.machine.addressing import NORM_FLOOR, address
 from ntm.machine.controllers import (
     FeedforwardController,
     LSTMController,
     adapt,
+    hooked,
+    is_patched,
+    is_plainly,
     learned_vector,
 )
 from ntm.machine.heads import ACTIVATIONS, Emissions, HeadLayout, decode
@@ -308,9 +311,15 @@ class NTM(nn.Module):
         """Width of what the controller sees at each step: the input and the last reads."""
         return input_size + num_read_heads * word_size
 
+    @property
+    def _weight(self) -> Tensor:
+        """A weight of the heads, for its precision and device; they may be a module of a user's."""
+        weight = getattr(self.emit, "weight", None)
+        return weight if isinstance(weight, Tensor) else next(self.parameters())
+
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
-        like = _precise(self.emit.weight)
+        like = _precise(self._weight)
         N, R, M = self.memory_size, self.layout.num_read_heads, self.layout.word_size
         learned = self.initial_reads
         reads = like.new_zeros(R, M) if learned is None else learned.to(like)
@@ -328,7 +337,7 @@ class NTM(nn.Module):
         """
         if watched() or not self._starts_alike():
             return self.initial_state(batch_size)
-        weight = self.emit.weight
+        weight = self._weight
         controller: Any = self.controller
         key = (
             batch_size, self.memory_size, weight.dtype, type(self.initial_weighting),
@@ -345,7 +354,7 @@ class NTM(nn.Module):
         """Whether nothing in the initial state is learned, drawn, or made by a user's module."""
         controller = self.controller
         return (
-            self.emit.weight.is_cpu  # a CUDA graph may be made of it
+            self._weight.is_cpu  # a CUDA graph may be made of it
             and type(self.initial_memory) is ConstantMemory
             and type(self.initial_weighting) in (FirstLocation, Uniform)
             and self.initial_reads is None
@@ -371,7 +380,11 @@ class NTM(nn.Module):
 
     def _run(self, inputs: Tensor, state: NTMState, emissions: bool = False) -> Steps:
         engine = self.engine_for(inputs.device, inputs.dtype)
-        if self.engine == "auto" and engine != self._announced:
+        if engine == "fused" and transformed():
+            if self.engine == "fused":
+                raise _cannot("fused", "it has no derivatives for torch.func and forward mode")
+            engine = "reference"
+        elif self.engine == "auto" and engine != self._announced:
             self._announce(engine, inputs)
         loop = getattr(self, f"_{engine}_loop")
         if self.segment is None or not torch.is_grad_enabled():
@@ -393,7 +406,7 @@ class NTM(nn.Module):
         fused = self.engine == "fused"
         hindrance = _not_fused(device, dtype) if fused else _not_compiled(device)
         if hindrance is not None:
-            raise ValueError(f"engine {self.engine} cannot run: {hindrance}; use auto or reference")
+            raise _cannot(self.engine, hindrance)
         return self.engine
 
     def load_engine(self, device: torch.device | str, dtype: torch.dtype) -> None:
@@ -423,20 +436,30 @@ class NTM(nn.Module):
     def _whole_loop(self) -> Callable[..., Steps] | str:
         """What runs whole sequences in one compiled function, or why nothing does."""
         controller = self.controller
+        kind: type[nn.Module]
         if type(controller) is LSTMController:
-            loop = self._whole_lstm_loop
+            loop, kind = self._whole_lstm_loop, nn.LSTMCell
         elif type(controller) is FeedforwardController:
             if controller.activation not in ACTIVATIONS:
                 return "the controller's activation is a function of its own"
-            loop = self._whole_feedforward_loop
+            loop, kind = self._whole_feedforward_loop, nn.Linear
         else:
             return "the controller is a module of its own"
+        if type(controller.dropout) is not nn.Dropout:
+            return "the controller's dropout is a module of its own"
         if controller.dropout.p > 0 and self.training:
             return "the controller drops out"
         if self._own_emissions():
             return "the emissions are a module of their own"
-        if _hooked(self.emit, controller, controller.dropout, *controller.layers):
+        if not all(is_plainly(kind, layer) for layer in controller.layers):
+            return "a layer of the controller is a module of its own"
+        if is_patched(controller):
+            return "the controller's own way to be called was replaced"
+        if hooked(self.emit, controller, controller.dropout, *controller.layers):
             return "hooks wait for the controller or the emissions to be called"
+        width = self.controller_input_size(self.input_size, *self.layout[:2])
+        if not _fits(controller, width):
+            return "a layer of the controller has another shape, or no bias"
         return loop
 
     def _reference_loop(self, inputs: Tensor, state: NTMState, emissions: bool) -> Steps:
@@ -467,7 +490,7 @@ class NTM(nn.Module):
 
     def _may_tape(self, inputs: Tensor, state: NTMState) -> bool:
         """Whether nobody is to see the single steps, or to keep what they save."""
-        if self._own_emissions() or _hooked(self.emit) or watched() or kept_elsewhere():
+        if self._own_emissions() or hooked(self.emit) or watched() or kept_elsewhere():
             return False
         return _fused().plain((inputs, self.emit.weight, self.emit.bias, *state[:3]))
 
@@ -475,11 +498,7 @@ class NTM(nn.Module):
         """Whether emissions are made otherwise than `__init__` has it."""
         emit = self.emit
         shape = self.layout.size, self.controller.output_size
-        return (
-            type(emit).forward is not nn.Linear.forward
-            or emit.bias is None
-            or emit.weight.shape != shape
-        )
+        return not is_plainly(nn.Linear, emit) or emit.bias is None or emit.weight.shape != shape
 
     def _taped_loop(self, inputs: Tensor, state: NTMState, emissions: bool) -> Steps:
         """The fused step inside the plain loop, for training."""
@@ -575,7 +594,7 @@ class NTM(nn.Module):
 
     def _check_state(self, state: NTMState, B: int) -> None:
         """Refuse another machine's state: compiled functions would not notice."""
-        layout, weight = self.layout, self.emit.weight
+        layout, weight = self.layout, self._weight
         K, R, M = layout.num_heads, layout.num_read_heads, layout.word_size
         precision = _precise(weight).dtype
         _check_part("memory", state.memory, "(B, N, M)", (B, self.memory_size, M), precision)
@@ -592,7 +611,7 @@ class NTM(nn.Module):
 
     def _emit(self, output: Tensor) -> Tensor:
         """Raw emissions, in the weights' precision even where autocast lowers the controller's."""
-        return self.emit(output.to(self.emit.weight.dtype))
+        return self.emit(output.to(self._weight.dtype))
 
     def _logits(self, hidden: Tensor, reads: Tensor) -> Tensor:
         return self.output(torch.cat([hidden, reads.to(hidden.dtype)], dim=-1))
@@ -617,15 +636,26 @@ def _check_part(
         raise ValueError(f"state's {name} must be in {dtype}, got {part.dtype}")
 
 
-def _hooked(*modules: nn.Module) -> bool:
-    """Whether something of a module's happens only when it is called."""
-    return any(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-        for module in modules
-    )
+def _fits(controller: nn.Module, width: int) -> bool:
+    """Whether the layers' weights are those of plain layers, one on top of the other."""
+    made: Any = controller
+    H = made.output_size
+    for layer in made.layers:
+        shapes = {"weight": (H, width), "bias": (H,)}
+        if type(controller) is LSTMController:
+            G = 4 * H
+            shapes = {
+                "weight_ih": (G, width),
+                "weight_hh": (G, H),
+                "bias_ih": (G,),
+                "bias_hh": (G,),
+            }
+        for name, shape in shapes.items():
+            part = getattr(layer, name)
+            if part is None or part.shape != shape or part.layout is not torch.strided:
+                return False
+        width = H
+    return len(made.layers) > 0
 
 
 def _in_segments(
@@ -668,6 +698,10 @@ def _compiled_step(device: str) -> Callable[..., tuple[Tensor, NTMState, Tensor]
         return next(reference_steps(controller, emit, layout, x.unsqueeze(0), state))
 
     return torch.compile(step, mode="reduce-overhead" if device == "cuda" else None)
+
+
+def _cannot(engine: str, why: str) -> ValueError:
+    return ValueError(f"engine {engine} cannot run: {why}; use auto or reference")
 
 
 def _not_fused(device: str, dtype: torch.dtype) -> str | None:
