@@ -77,8 +77,8 @@ def picture(before: str, after: str, kind: str, length: int, locations: int | No
         _, wrong, _ = count(network(batch.inputs)[0], batch)
         worst = int(wrong.argmax()) if worst is None else worst
         column(list(axes[:, place]), network, Batch(*(part[:, worst, None] for part in batch)))
-        told = f"{('before', 'after')[place]}: {wrong[worst]:g} bits wrong of this sequence"
-        axes[0, place].set_title(f"{told}, {wrong.mean():.3g} in the mean", fontsize=10)
+        told = f"{('before', 'after')[place]}: {wrong[worst].item()} bits wrong of this sequence"
+        axes[0, place].set_title(f"{told}, {wrong.double().mean():.3g} in the mean", fontsize=10)
     figure.suptitle(f"{kind.replace('_', ' ')}, length {length:,}", fontsize=11)
     figure.align_ylabels()
     return figure

@@ -153,3 +153,21 @@ def test_half_precision_logits_are_counted_in_single():
     logits, batch = batch_of(5, 4, 3, seed=5)
     half = logits.bfloat16()
     assert torch.equal(cross_entropy(half, batch), cross_entropy(half.float(), batch))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("convert", ["to", "half", "bfloat16"])
+def test_counts_are_whole_whatever_the_network_is(dtype, convert):
+    """Of a module in low precision with a batch in it: 65,504 is the last number of float16."""
+    logits, batch = batch_of(40, 100, 30, seed=5)
+    module = torch.nn.ModuleDict({"metrics": SequenceMetrics()})
+    module = module.to(dtype) if convert == "to" else getattr(module, convert)()
+    metrics = module["metrics"]
+    lowered = Batch(*(part.to(dtype) for part in batch))
+    for _ in range(3):
+        metrics.update(*count(logits.to(dtype), lowered))
+    expected = plain_metrics(3 * plain(logits.to(dtype).double(), batch))
+    assert metrics.bits.dtype == metrics.wrong.dtype == torch.int64
+    assert metrics.bits.item() > 65504
+    values = {name: value.item() for name, value in metrics.compute().items()}
+    assert values == pytest.approx(expected, rel=1e-5)

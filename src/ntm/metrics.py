@@ -13,7 +13,8 @@ bits_above_optimum          bits_per_sequence less that of the best possible pre
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torchmetrics
@@ -28,19 +29,21 @@ SOLVED_BELOW = 0.1
 
 def cross_entropy(logits: Tensor, batch: Batch) -> Tensor:
     """Cross-entropy in nats of every sequence, summed over its target bits: (B,)."""
-    nats = F.binary_cross_entropy_with_logits(logits.float(), batch.targets, reduction="none")
+    logits = logits if logits.dtype == torch.float64 else logits.float()
+    targets = batch.targets.to(logits.dtype)
+    nats = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
     return (nats.sum(-1) * batch.mask).sum(0)
 
 
 def wrong_bits(logits: Tensor, batch: Batch) -> Tensor:
     """Wrong target bits of every sequence, outputs thresholded at 0.5: (B,)."""
     wrong = (logits > 0) != (batch.targets > 0.5)
-    return (wrong.sum(-1) * batch.mask).sum(0)
+    return (wrong.sum(-1) * (batch.mask > 0)).sum(0)
 
 
 def target_bits(batch: Batch) -> Tensor:
     """Number of target bits of every sequence: (B,)."""
-    return batch.mask.sum(0) * batch.targets.shape[-1]
+    return (batch.mask > 0).sum(0) * batch.targets.shape[-1]
 
 
 class Counts(NamedTuple):
@@ -60,7 +63,10 @@ def count(logits: Tensor, batch: Batch) -> Counts:
 
 
 class SequenceMetrics(torchmetrics.Metric):
-    """Adds up batches, on every device of a run, and gives the metrics of them all."""
+    """Adds up batches, on every device of a run, and gives the metrics of them all.
+
+    Counts are whole numbers and the sum of nats is of double precision, whatever the network is.
+    """
 
     full_state_update = False
     nats: Tensor
@@ -70,12 +76,24 @@ class SequenceMetrics(torchmetrics.Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("nats", "wrong", "bits", "sequences"):
-            self.add_state(name, default=torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("nats", default=torch.tensor(0.0).double(), dist_reduce_fx="sum")
+        for name in ("wrong", "bits", "sequences"):
+            self.add_state(name, default=torch.tensor(0), dist_reduce_fx="sum")
+
+    def _apply(self, fn: Callable[..., Tensor], *arguments: Any, **named: Any) -> SequenceMetrics:
+        """Go to another device, but not to another precision: half of one holds no sums."""
+
+        def as_precise(sums: Tensor) -> Tensor:
+            try:
+                return fn(sums).to(sums.dtype)
+            except TypeError:  # a device without double precision
+                return fn(sums.float())
+
+        return super()._apply(as_precise, *arguments, **named)  # type: ignore[return-value]
 
     def update(self, nats: Tensor, wrong: Tensor, bits: Tensor) -> None:
         """Count sequences in, by their `Counts`."""
-        self.nats += nats.sum()
+        self.nats += nats.sum(dtype=self.nats.dtype)
         self.wrong += wrong.sum()
         self.bits += bits.sum()
         self.sequences += len(bits)

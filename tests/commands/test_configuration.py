@@ -362,7 +362,7 @@ class TestDifferences:
             ("optimizer__lr", 0.1),
             ("curriculum__upper", [5, 10]),
             ("trainer__accelerator", "cpu"),
-            ("trainer__limit_val_batches", 1),
+            ("trainer__accumulate_grad_batches", 2),
         ],
     )
     def test_what_counts(self, key, value):

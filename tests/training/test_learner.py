@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.plugins import MixedPrecision
 from torch import nn
 
@@ -336,6 +337,33 @@ class TestDecay:
         # Four batches in two intervals, the second shorter.
         fit(learner, data(sequences=16, validate_every=12), callbacks=[Watch()])
         assert rates == pytest.approx([2 * factor for factor in expected])
+
+    @pytest.mark.parametrize(
+        ("added_up", "steps"),
+        [
+            ({"accumulate_grad_batches": 2}, 3),
+            ({"accumulate_grad_batches": 3}, 2),
+            ({"accumulate_grad_batches": 100}, 2),
+            ({"callbacks": [GradientAccumulationScheduler({1: 2})]}, 4),
+            ({"callbacks": [GradientAccumulationScheduler({0: 3, 1: 1})]}, 2),
+        ],
+        ids=str,
+    )
+    def test_counts_the_steps_that_are_taken(self, added_up, steps):
+        rates = []
+
+        class Watch(pl.Callback):
+            def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+                rates.append(optimizer.param_groups[0]["lr"])
+
+        learner = Learner(network("lstm"), partial(torch.optim.SGD, lr=2.0), "linear")
+        own = added_up.get("callbacks", [])
+        # Four batches in two intervals, the first of three.
+        four = data(sequences=16, validate_every=12)
+        trainer = fit(learner, four, **added_up | {"callbacks": [Watch(), *own]})
+        assert trainer.global_step == steps
+        assert rates == pytest.approx([2 * (1 - step / steps) for step in range(steps)])
+        assert trainer.optimizers[0].param_groups[0]["lr"] == 0
 
     def test_refuses_by_name(self):
         with pytest.raises(ValueError, match=r"^decay must be one of none, linear, cosine, got"):

@@ -112,6 +112,7 @@ def test_a_finished_run_of_before_is_recognised_and_evaluated(run_command, tmp_p
     """As version 0 of the folder had it: other names in its configuration, its own table."""
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
     as_then = ["curriculum=staged", "curriculum.upper=[3,5,null]", "task.mix=0.0"]
+    as_then += ["model.network.controller.forget_bias=0.0", "model.penalty.free=0.0"]
     assert run_command("run_train", *SMALL, *as_then) == 0
     config = folder / "config.yaml"
     text = config.read_text()
@@ -121,6 +122,8 @@ def test_a_finished_run_of_before_is_recognised_and_evaluated(run_command, tmp_p
         ("  grow: null\n", ""),
         ("  give_up_after: 10\n", ""),
         ("  mix: 0.0\n", ""),
+        ("      forget_bias: 0.0\n", ""),
+        ("    free: 0.0\n", ""),
         ("  kinds:\n  - drawn\n", ""),
     ):
         assert text.count(now) == 1
@@ -183,6 +186,8 @@ def test_seeds_differ_and_seed_zero_repeats(run_command, tmp_path):
         ["task.mixed_lengths=true", "num_workers=2"],
         ["trainer.precision=bf16-mixed"],
         ["trainer.precision=64-true"],
+        ["trainer.precision=bf16-true"],
+        ["trainer.precision=16-true"],
         ["trainer.accumulate_grad_batches=2"],
         ["logger=none"],
         ["model.network.initial_memory=learned", "model.network.initial_weighting=learned"],
@@ -196,6 +201,9 @@ def test_settings_train_to_a_finished_run(overrides, run_command, tmp_path):
     assert run_command("run_train", *small, "sequences=96", *overrides) == 0
     (path,) = tmp_path.glob("outputs/copy/*/seed_0")
     assert result(path)["status"] == "finished"
+    # Nothing is learned in so few: a bit is paid for each of the 28 of a sequence.
+    assert 20 < result(path)["bits_per_sequence"] < 32
+    assert 8 < result(path)["wrong_bits_per_sequence"] < 20
 
 
 @pytest.mark.parametrize(("usual", "said"), [(1920, False), (1923, True)], ids=str)

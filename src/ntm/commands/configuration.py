@@ -128,6 +128,8 @@ GOVERNED = {
     "min_steps": "sequences",
     "limit_train_batches": "sequences",
     "overfit_batches": "sequences",
+    "limit_val_batches": "validate_every; what is validated is every point of the task",
+    "limit_test_batches": "evaluation.sequences; the test set is every point of the task",
     "val_check_interval": "validate_every",
     "check_val_every_n_epoch": "validate_every",
     "reload_dataloaders_every_n_epochs": "validate_every",
@@ -149,6 +151,8 @@ ADDED = {
     "optimizer.give_up_after": 10,
     "curriculum.grow": None,
     "task.mix": 0.0,
+    "model.network.controller.forget_bias": 0.0,
+    "model.penalty.free": 0.0,
 }
 """Keys that earlier configurations had by another name, or did not have, as they then were."""
 UNASKED = ("evaluation.kinds",)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -86,6 +87,7 @@ class Learner(pl.LightningModule):
         self.skipped_steps = 0
         """Steps not taken so far, for a gradient that is not finite."""
         self._skipped_in_a_row = 0
+        self._budget = 1
         self.average_norm: Tensor
         self.register_buffer("average_norm", torch.tensor(0.0))
         self.train_metrics = SequenceMetrics()
@@ -127,7 +129,8 @@ class Learner(pl.LightningModule):
         optimizer = self.algorithm(self.parameters())
         # Under 16-mixed a fused one would unscale the gradients itself, after they were clipped.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-        decay, steps = DECAYS[self.decay], self._steps()
+        self._budget = steps = self._steps()
+        decay = DECAYS[self.decay]
         schedule = LambdaLR(optimizer, lambda step: decay(min(step / steps, 1.0)))
         return {
             "optimizer": optimizer,
@@ -195,15 +198,30 @@ class Learner(pl.LightningModule):
         self.average_norm.copy_(torch.where(torch.isfinite(norm), after, average))
         return limit
 
-    def _steps(self) -> float:
-        """Updates that the budget is worth."""
-        # Lightning's own estimate takes every epoch for as long as the first.
+    def _steps(self) -> int:
+        """Updates that the budget is worth.
+
+        Lightning's own estimate takes every epoch for as long as the first. Where gradients of
+        several batches are added up, an epoch ends with an update all the same.
+        """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        return data.batches / self.trainer.accumulate_grad_batches
+        first, steps = 0, 0
+        for epoch in range(data.epochs):
+            batches = min(data.batches_per_epoch, data.batches - first)
+            steps += math.ceil(batches / self._batches_a_step(epoch))
+            first += batches
+        return steps
+
+    def _batches_a_step(self, epoch: int) -> int:
+        """Batches whose gradients are added up."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, GradientAccumulationScheduler):
+                return callback.get_accumulate_grad_batches(epoch)
+        return self.trainer.accumulate_grad_batches
 
     def _spent(self) -> float:
         """Share of the budget that is spent."""
-        return self.trainer.global_step / self._steps()
+        return self.trainer.global_step / self._budget
 
     def _count(self, logits: Tensor, batch: Batch, metrics: SequenceMetrics) -> Counts:
         counts = count(logits, batch)

@@ -82,7 +82,7 @@ def evaluate(
         batch = _sequences(task, sequences, point, kind)
         with _evaluating(network):
             logits = torch.cat([_run(network, part) for part in _parts(network, batch)], dim=1)
-        nats, wrong, bits = count(logits, batch)
+        nats, wrong, bits = (part.double() for part in count(logits, batch))
         paid, optimum = (nats.mean() / np.log(2)).item(), task.optimum(batch)
         rows.append(
             {
@@ -95,9 +95,12 @@ def evaluate(
                 "bits_per_sequence": paid,
                 "bits_above_optimum": "" if optimum is None else paid - optimum.mean().item(),
                 "accuracy": 1 - (wrong.sum() / bits.sum()).item(),
-                "exact": (wrong == 0).float().mean().item(),
+                "exact": (wrong == 0).double().mean().item(),
                 **{
-                    f"wrong_{name}_bits": wrong_bits(*_only(logits, batch, part)).mean().item()
+                    f"wrong_{name}_bits": wrong_bits(*_only(logits, batch, part))
+                    .double()
+                    .mean()
+                    .item()
                     for name, part in task.parts.items()
                 },
             }
