@@ -34,6 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ntm.commands import launchers
 from ntm.commands.configuration import ConfigurationError, check_governed, one_line
+from ntm.commands.streams import lasting
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
 HELD = -1
@@ -64,6 +65,18 @@ def main(
             together.
 
     """
+    with lasting():
+        return _main(configs, name, check, job, after, ready)
+
+
+def _main(
+    configs: Path,
+    name: str,
+    check: Callable[[DictConfig], None],
+    job: Callable[[DictConfig, float], int],
+    after: Callable[[], None] | None,
+    ready: Callable[[], None] | None,
+) -> int:
     launchers.end_with_parent()
     own_process = launchers.OwnProcess(os.path.abspath(sys.argv[0]), os.getcwd())
     launched = False

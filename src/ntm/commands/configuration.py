@@ -260,6 +260,8 @@ def build(node: Any, key: str, **arguments: Any) -> Any:
     check_types(node, key)
     if isinstance(node, DictConfig) and node.get("_target_") in MOVED:
         arguments["_target_"] = MOVED[node._target_]
+    if isinstance(node, DictConfig) and "_convert_" not in node:
+        arguments["_convert_"] = "all"  # who takes a dict or a list does not take Hydra's own
     try:
         return hydra.utils.instantiate(node, **arguments)
     except InstantiationException as error:
@@ -309,7 +311,7 @@ def check_type(key: str, value: Any, hint: Any) -> None:
     raise ConfigurationError(f"{key} must be of type {wanted}, got {_shown(value)}")
 
 
-def one_line(error: BaseException) -> str:
+def one_line(error: BaseException | str) -> str:
     """An exception's message without its line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
 

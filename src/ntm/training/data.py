@@ -155,8 +155,13 @@ def data_of(trainer: pl.Trainer) -> SequenceData:
     return data
 
 
-def sequences_seen(trainer: pl.Trainer, batches: int = 0) -> int:
-    """Sequences seen, ``batches`` batches into the current epoch."""
+def sequences_seen(trainer: pl.Trainer, batches: int | None = None) -> int:
+    """Sequences seen, ``batches`` batches into the current epoch; absent, where it ends.
+
+    A callback may have ended it early.
+    """
     data = data_of(trainer)
+    if batches is None:
+        batches = trainer.fit_loop.epoch_loop.batch_idx + 1
     done = min(trainer.current_epoch * data.batches_per_epoch + batches, data.batches)
     return done * data.batch_size

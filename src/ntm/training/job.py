@@ -71,6 +71,8 @@ def report(config: DictConfig, result: dict[str, Any]) -> None:
         f"{result['sequences']:,} sequences in {result['seconds']:.0f} s, "
         f"{result['sequences_per_second']:,.0f}/s in training",
     )
+    if result.get("stopped"):
+        facts.add_row("stopped by", result["stopped"])
     if result.get("skipped_steps"):
         facts.add_row("skipped", f"{result['skipped_steps']:,} steps, gradient not finite")
     facts.add_row("parameters", f"{result['parameters']:,}")

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from ntm.training.data import data_of
+from ntm.training.data import data_of, sequences_seen
 from ntm.training.learner import Learner
 from ntm.views import figures
 from ntm.views.probing import evaluate, inside, point_name
@@ -28,7 +28,7 @@ class Pictures(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw if it is time, the first time at the first validation."""
-        sequences = data_of(trainer).sequences_after(trainer.current_epoch)
+        sequences = sequences_seen(trainer)
         first = trainer.current_epoch == 0
         if not trainer.is_global_zero or (sequences - self._drawn_at < self.every and not first):
             return

@@ -60,7 +60,7 @@ class Bar(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Put the bar up where somebody can see it."""
-        done = sequences_seen(trainer)
+        done = sequences_seen(trainer, 0)
         self._seen = (time.monotonic(), done)
         console = Console(stderr=True)
         if console.is_terminal and trainer.is_global_zero:
@@ -104,7 +104,7 @@ class Bar(ProgressBar):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say how the validation went."""
         values, goal = trainer.callback_metrics, data_of(trainer).task.solved.metric
-        done = data_of(trainer).sequences_after(trainer.current_epoch)
+        done = sequences_seen(trainer)
         began, before = self._seen
         logger.info(
             "%s  %7s sequences  %5.0f/s  loss %.4f  wrong bits in training %.2f, "

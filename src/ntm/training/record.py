@@ -19,7 +19,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from ntm.folders.locks import Held, Lock
 from ntm.folders.runs import RunFolder, append_row, kept_at, write_whole, writing
 from ntm.tasks import Batch
-from ntm.training.data import data_of
+from ntm.training.data import data_of, sequences_seen
 from ntm.training.devices import in_any
 from ntm.training.learner import Diverged, Learner
 from ntm.training.stages import Stages
@@ -127,7 +127,7 @@ class Record(Checkpoint):
             if self.lock is not None:
                 self.lock.check()
             raise Held(f"{self.folder.path} was lost by the first process of this run")
-        sequences = data_of(trainer).sequences_after(trainer.current_epoch)
+        sequences = sequences_seen(trainer)
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         for name in ("train/loss", "val/loss"):
             if not math.isfinite(values[name]):

@@ -14,7 +14,9 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from typing import Any
 
+import pytorch_lightning as pl
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks import EarlyStopping, Timer
 
 from ntm.commands import launchers
 from ntm.commands.command import FAILED
@@ -83,9 +85,11 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
         _write_beginning(run)
         _advise(run.config)
         try:
-            _go_back(run)
-            _fit(run)
-            _finish(run)
+            stopped = _told_to_stop(run)
+            if stopped is None:
+                _go_back(run)
+                stopped = _fit(run)
+            _finish(run, stopped)
         except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
             reason = str(stop) if isinstance(stop, Interrupted) else "stopped at once"
             seconds = round(run.record.seconds, 1)
@@ -168,7 +172,24 @@ def _follow(run: Run) -> dict[str, Any]:
     return {}
 
 
-def _fit(run: Run) -> None:
+def _told_to_stop(run: Run) -> str | None:
+    """Why an earlier process ended the training of a run that goes on; None where it did not.
+
+    What is left is to evaluate it.
+    """
+    stopped = run.folder.read_result().get("stopped")
+    if run.resume_from is None or stopped is None:
+        return None
+    checkpoint = load_checkpoint(run.resume_from)
+    for part in (run.stages, run.record):
+        part.load_state_dict(checkpoint["callbacks"][part.state_key])
+    run.learner.on_load_checkpoint(checkpoint)
+    logger.info("was stopped by %s; evaluating", stopped)
+    return stopped
+
+
+def _fit(run: Run) -> str | None:
+    """Train; what ended it before the budget was spent, if a callback did."""
     network = run.learner.network
     if isinstance(network, NTM):  # before training is timed
         network.load_engine(run.trainer.strategy.root_device, precision_of(run.trainer))
@@ -178,8 +199,28 @@ def _fit(run: Run) -> None:
         ckpt_path=run.resume_from,
         weights_only=True,
     )
-    if run.trainer.current_epoch < run.data.epochs:
+    if run.trainer.current_epoch >= run.data.epochs:
+        return None
+    if not run.trainer.should_stop:
         raise Interrupted(f"the Trainer stopped after epoch {run.trainer.current_epoch}")
+    stopped = _stopped_by(run.trainer)
+    logger.info("stopped by %s", stopped)
+    if not run.record.history:
+        raise RuntimeError(f"there is nothing to evaluate: before the first step, {stopped}")
+    if run.trainer.is_global_zero:
+        run.folder.write_result(stopped=stopped)
+    return stopped
+
+
+def _stopped_by(trainer: pl.Trainer) -> str:
+    """The callback that set ``trainer.should_stop``, and why, where it says so."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason_message is not None:
+            return f"{type(callback).__name__}: {one_line(callback.stopping_reason_message)}"
+        left = callback.time_remaining() if isinstance(callback, Timer) else None
+        if left is not None and left <= 0:
+            return f"{type(callback).__name__}: its time is over"
+    return "a callback that set trainer.should_stop"
 
 
 def _write_beginning(run: Run) -> None:
@@ -203,8 +244,8 @@ def _write_beginning(run: Run) -> None:
     )
 
 
-def _finish(run: Run) -> None:
-    """Evaluate best.ckpt and write what the run came to."""
+def _finish(run: Run, stopped: str | None) -> None:
+    """Evaluate best.ckpt and write what the run came to, and what stopped it if it was."""
     device = run.trainer.strategy.root_device
     history = run.record.history
     stages = run.stages.curriculum.report(history[-1][0], run.stages.score)
@@ -224,6 +265,7 @@ def _finish(run: Run) -> None:
         log.save()
     run.folder.write_result(
         status=runs.FINISHED,
+        stopped=stopped,
         sequences=history[-1][0],
         sequences_to_solve=solved,
         sequences_to_first_solve=first,

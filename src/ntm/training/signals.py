@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a run that is asked to stop ends whole."""
+"""Ctrl-C, SIGTERM and a terminal that goes away: a run that is asked to stop ends whole."""
 
 from __future__ import annotations
 
@@ -19,8 +19,17 @@ class Interrupted(Exception):
     """The run was asked to stop; everything up to the last validation is on disk."""
 
 
+HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)
+"""What a terminal that is closed sends; Windows has none."""
+
+
+def _ignored(number: int) -> bool:
+    """Whether whoever started the process wants it to go on, as nohup does."""
+    return number == HANGUP and signal.getsignal(number) is signal.SIG_IGN
+
+
 class StopOnSignal(Callback):
-    """Ctrl-C and SIGTERM end the run after its step; a second one ends it at once."""
+    """Ctrl-C, SIGTERM and SIGHUP end the run after its step; a second one ends it at once."""
 
     def __init__(self) -> None:
         self._received: list[int] = []
@@ -30,8 +39,9 @@ class StopOnSignal(Callback):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen."""
         self._listens = True
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._receive)
+        for number in {signal.SIGINT, signal.SIGTERM, HANGUP}:
+            if not _ignored(number):
+                self._before[number] = signal.signal(number, self._receive)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen alone: Lightning has since put a handler that waits for the other processes."""
@@ -78,14 +88,14 @@ class StopOnSignal(Callback):
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Make SIGTERM leave as Ctrl-C does, also where `StopOnSignal` does not listen."""
-    unheard = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if not unheard or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # As Ctrl-C: Lightning then also ends the other processes of the run.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Make SIGTERM and SIGHUP leave as Ctrl-C does, also where `StopOnSignal` does not listen."""
+    unheard = [n for n in {signal.SIGTERM, HANGUP} if signal.getsignal(n) is signal.SIG_DFL]
+    if threading.current_thread() is not threading.main_thread():
+        unheard = []
+    for number in unheard:  # Lightning then also ends the other processes of the run
+        signal.signal(number, signal.default_int_handler)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in unheard:
+            signal.signal(number, signal.SIG_DFL)

@@ -12,7 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from ntm.metrics import SequenceMetrics
 from ntm.tasks import Batch, Point
 from ntm.training.curriculum import Curriculum
-from ntm.training.data import data_of
+from ntm.training.data import data_of, sequences_seen
 
 logger = logging.getLogger("ntm")
 
@@ -57,7 +57,7 @@ class Stages(Callback):
         values = self._metrics.results(data.optimum("val", points)) if points else {}
         self.score = float(values.get(self.curriculum.goal.metric, math.nan))
         self.ranges = self.curriculum.ranges
-        sequences = data.sequences_after(trainer.current_epoch)
+        sequences = sequences_seen(trainer)
         if self.curriculum.update(sequences, self.score):
             numbers = zip(self.curriculum.numbers, self.curriculum.ranges, strict=True)
             told = ", ".join(f"{name} {low} to {high}" for name, (low, high) in numbers)

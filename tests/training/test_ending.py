@@ -1,0 +1,186 @@
+"""Ways for a run to end that are not the end of its budget, and what it leaves then."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+from runners import BESIDE, ROOT, SMALL, finish, start
+
+
+class Enough(pl.Callback):
+    """Stops after so many batches."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.global_step >= self.batches:
+            trainer.should_stop = True
+
+
+LIGHTNINGS = "_target_:pytorch_lightning.callbacks."
+ENDS = [
+    (f"{LIGHTNINGS}EarlyStopping,monitor:val/loss,stopping_threshold:100.0", 96, "EarlyStopping: "),
+    (f"{LIGHTNINGS}EarlyStopping,monitor:val/loss,patience:1,min_delta:9.0", 192, "EarlyStopping"),
+    (f"{LIGHTNINGS}Timer,duration:{{milliseconds:1}}", 16, "Timer: its time is over"),
+    (f"{LIGHTNINGS}Timer,duration:'00:00:00:01',interval:epoch", None, "Timer: its time is over"),
+    ("_target_:test_ending.Enough,batches:8", 128, "a callback that set trainer.should_stop"),
+]
+"""Six batches of 16 an interval: the callback, sequences seen, and what is told of it."""
+
+
+def result(folder: Path) -> dict:
+    return json.loads((folder / "result.json").read_text())
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    if not (folder / "metrics.csv").is_file():
+        return []
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(("callback", "sequences", "told"), ENDS, ids=lambda one: str(one)[-40:])
+def test_a_callback_that_stops_training_has_finished_it(
+    callback, sequences, told, run_command, tmp_path, capfd
+):
+    longer = [] if sequences else ["sequences=9600"]
+    asked = [*SMALL, *longer, f"trainer.callbacks=[{{{callback}}}]"]
+    assert run_command("run_train", *asked) == 0
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    came_to = result(folder)
+    assert came_to["status"] == "finished"
+    assert came_to["stopped"].startswith(told)
+    assert came_to["sequences"] == int(rows(folder)[-1]["sequences"])
+    if sequences is not None:
+        assert came_to["sequences"] == sequences
+    with open(folder / "eval" / "results.csv", newline="") as file:
+        assert {row["length"] for row in csv.DictReader(file)} == {"3", "6"}
+    out, err = capfd.readouterr()
+    assert "stopped by" in out
+    assert f"stopped by {told}" in err
+    # It is finished, and not gone on with.
+    assert run_command("run_train", *asked) == 0
+    assert "left alone" in capfd.readouterr().err
+
+
+def test_what_is_stopped_before_it_begins_has_failed(run_command, tmp_path, capfd):
+    timer = f"trainer.callbacks=[{{{LIGHTNINGS}Timer,duration:{{seconds:0}}}}]"
+    assert run_command("run_train", *SMALL, timer) == 1
+    assert result(tmp_path / "outputs" / "copy" / "ntm" / "seed_0")["status"] == "failed"
+    assert "nothing to evaluate" in capfd.readouterr().err
+
+
+def test_what_a_callback_ended_is_evaluated_by_the_next_process(run_command, tmp_path, monkeypatch):
+    from ntm.training import run
+
+    asked = [*SMALL, "trainer.callbacks=[{_target_:test_ending.Enough,batches:8}]"]
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    assert run_command("run_train", *asked, "name=whole") == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_evaluation", _lost)
+        assert run_command("run_train", *asked) == 1
+    assert result(folder)["status"] == "failed"
+    before = rows(folder)
+    assert run_command("run_train", *asked) == 0
+    assert rows(folder) == before
+    whole = result(tmp_path / "outputs" / "whole" / "ntm" / "seed_0")
+    timeless = whole.keys() - {"name", "seconds", "sequences_per_second"}
+    assert {key: result(folder)[key] for key in timeless} == {key: whole[key] for key in timeless}
+
+
+def _lost(*_: object) -> None:
+    raise RuntimeError("the machine is lost")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+@pytest.mark.parametrize("ignored", [False, True], ids=["heard", "under nohup"])
+def test_a_terminal_that_is_closed_ends_it_as_an_interrupt_does(ignored, tmp_path):
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        process = start(tmp_path, "run_train", *SMALL, "sequences=1920")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    while process.poll() is None and len(rows(folder)) < 1:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=120)
+    assert "Traceback" not in err
+    if ignored:
+        assert process.returncode == 0
+        assert result(folder)["status"] == "finished"
+        return
+    assert process.returncode == 130, err
+    assert result(folder)["status"] == "interrupted"
+    assert "SIGHUP" in result(folder)["reason"]
+
+
+@pytest.mark.parametrize(
+    "closed", [pytest.param("stdout", marks=pytest.mark.slow), "stderr", "both"]
+)
+def test_it_goes_on_when_nobody_reads_what_it_says(closed, tmp_path):
+    """As `| head -1` does it, and a terminal that is gone."""
+    process = start(tmp_path, "run_train", *SMALL, "trainer.enable_progress_bar=true")
+    assert process.stderr.readline()
+    if closed != "stderr":
+        process.stdout.close()
+    if closed != "stdout":
+        process.stderr.close()
+    status = process.wait(timeout=120)
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    assert status == 0
+    assert result(folder)["status"] == "finished"
+    assert (folder / "eval" / "results.csv").is_file()
+
+
+@pytest.mark.slow
+def test_head_reads_a_line_of_every_command(tmp_path):
+    assert finish(tmp_path, "run_train", *SMALL)[0] == 0
+    run = "run=outputs/copy/ntm/seed_0"
+    for command in (
+        f"run_eval.py {run} at=[4]",
+        "run_compare.py runs=outputs/copy",
+        "run_train.py --help",
+        "run_train.py --cfg job",
+    ):
+        line = f"{sys.executable} {ROOT}/{command} 2>err | head -1; echo ${{PIPESTATUS[0]}}"
+        done = subprocess.run(
+            ["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.stdout.splitlines()[-1] == "0", command
+        assert "Traceback" not in (tmp_path / "err").read_text(), command
+        assert "BrokenPipe" not in (tmp_path / "err").read_text(), command
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    ["ascii", *(pytest.param(name, marks=pytest.mark.slow) for name in ("latin-1", "cp1252"))],
+)
+def test_a_terminal_that_lacks_letters_gets_others_for_them(encoding, tmp_path):
+    environment = os.environ | {"PYTHONIOENCODING": f"{encoding}:strict", "PYTHONPATH": BESIDE}
+    for command in (
+        [f"{ROOT}/run_train.py", *SMALL],
+        [f"{ROOT}/run_eval.py", "run=outputs/copy/ntm/seed_0", "at=[4]", "kinds=all"],
+        [f"{ROOT}/run_compare.py", "runs=outputs/copy"],
+    ):
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        told = done.stdout.decode(encoding) + done.stderr.decode(encoding)
+        assert "seed_0" in told or "comparison" in told
+    assert result(tmp_path / "outputs" / "copy" / "ntm" / "seed_0")["status"] == "finished"
