@@ -266,9 +266,11 @@ def build(node: Any, key: str, **arguments: Any) -> Any:
         return hydra.utils.instantiate(node, **arguments)
     except InstantiationException as error:
         cause = error.__cause__ or error
+        refused = _refused_key(error, key)
         if not isinstance(cause, (ValueError, TypeError)):
-            raise
-        raise ConfigurationError(f"{_refused_key(error, key)}.{one_line(cause)}") from error
+            told = f"{refused} cannot be built: {type(cause).__name__}: {one_line(cause)}"
+            raise ConfigurationError(told) from error
+        raise ConfigurationError(f"{refused}.{one_line(cause)}") from error
 
 
 def check_types(node: Any, key: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
+from pytorch_lightning.loggers import CSVLogger, Logger
 from torch import nn
 
 from ntm.commands.configuration import (
@@ -195,6 +196,8 @@ def _trainer(config: DictConfig, data: SequenceData, stages: Stages, record: Rec
     if not fast:
         callbacks.append(record)
     loggers = [build(node, f"logger.{name}") for name, node in config.logger.items()]
+    for name, logger in zip(config.logger, loggers, strict=True):
+        _check_logger(str(name), logger, Path(config.folder))
     given = arguments.pop("logger", None)
     if given not in (None, False):
         raise ConfigurationError(
@@ -219,6 +222,18 @@ def _trainer(config: DictConfig, data: SequenceData, stages: Stages, record: Rec
         )
     except Exception as error:
         raise ConfigurationError(f"trainer: {one_line(error)}") from error
+
+
+def _check_logger(name: str, logger: Any, folder: Path) -> None:
+    """Refuse what is no logger, and one whose metrics.csv would take the place of the run's."""
+    if not isinstance(logger, Logger):
+        raise ConfigurationError(
+            f"logger.{name} must be one of Lightning's loggers, got {type(logger).__name__}"
+        )
+    if isinstance(logger, CSVLogger) and Path(logger.log_dir).resolve() == folder.resolve():
+        raise ConfigurationError(
+            f"logger.{name} must write elsewhere: {folder}/metrics.csv is the run's own"
+        )
 
 
 def plain_values(arguments: dict[Any, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import EarlyStopping, Timer
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from ntm.commands import launchers
 from ntm.commands.command import FAILED
@@ -261,7 +262,7 @@ def _finish(run: Run, stopped: str | None) -> None:
         log.log_metrics(_by_point(run.task, rows, goal.metric), step=history[-1][0])
         final = {name: test[name] for name in {f"test/{goal.metric}", "test/loss"}}
         final["test/sequences_to_solve"] = math.nan if solved is None else float(solved)
-        log.log_hyperparams(flatten(plain(run.config)), final, step=history[-1][0])  # type: ignore[call-arg]
+        _log_end(log, flatten(plain(run.config)), final, history[-1][0])
         log.save()
     run.folder.write_result(
         status=runs.FINISHED,
@@ -280,6 +281,15 @@ def _finish(run: Run, stopped: str | None) -> None:
         seconds=round(run.record.seconds, 1),
         sequences_per_second=round(history[-1][0] / run.record.training_seconds, 1),
     )
+
+
+def _log_end(log: Logger, config: dict[str, Any], final: dict[str, float], step: int) -> None:
+    """The configuration and what it came to; TensorBoard shows the two side by side."""
+    if isinstance(log, TensorBoardLogger):
+        log.log_hyperparams(config, final, step=step)
+        return
+    log.log_hyperparams(config)
+    log.log_metrics(final, step=step)
 
 
 def _by_point(task: Task, rows: Sequence[dict[str, Any]], metric: str) -> dict[str, float]:
