@@ -31,4 +31,4 @@ def job(config: DictConfig, _started: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(command.main(Path(__file__).parent / "configs", "compare", check, job))
+    sys.exit(command.main(Path(__file__).resolve().parent / "configs", "compare", check, job))

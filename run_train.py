@@ -40,6 +40,11 @@ if __name__ == "__main__":
     sweeps.end_with_script()
     sys.exit(
         command.main(
-            Path(__file__).parent / "configs", "train", check, job, after, plan.check_folders
+            Path(__file__).resolve().parent / "configs",
+            "train",
+            check,
+            job,
+            after,
+            plan.check_folders,
         )
     )

@@ -437,7 +437,10 @@ def main() -> None:
     """Print the tables."""
     arguments = parsed()
     tests = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", "tests/kernels"]
-    if subprocess.run(tests, cwd=Path(__file__).parent.parent, check=False).returncode != 0:
+    if (
+        subprocess.run(tests, cwd=Path(__file__).resolve().parent.parent, check=False).returncode
+        != 0
+    ):
         sys.exit("the kernels' tests fail: no speed is printed for an engine that is wrong")
 
     torch.set_num_threads(arguments.threads)

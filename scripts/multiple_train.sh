@@ -24,7 +24,8 @@ END
 }
 
 set -u
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+here=$(readlink -f "${BASH_SOURCE[0]}" 2>/dev/null) || here=${BASH_SOURCE[0]} # it may be a link
+. "$(dirname "$here")/common.sh"
 
 dry=
 overrides=()

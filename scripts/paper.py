@@ -23,7 +23,7 @@ from ntm.folders.runs import DRAWN, FINISHED, RunFolder, read_rows, write_rows, 
 from ntm.views import figures
 from ntm.views.figures import Curve, Panel
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 DATA = Path("docs") / "results" / "paper"
 """Below the folder that the command is given in, as outputs/ is."""
 NOTES = ROOT / "docs" / "results" / "paper" / "notes.md"

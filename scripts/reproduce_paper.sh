@@ -24,7 +24,8 @@ END
 }
 
 set -u
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+here=$(readlink -f "${BASH_SOURCE[0]}" 2>/dev/null) || here=${BASH_SOURCE[0]} # it may be a link
+. "$(dirname "$here")/common.sh"
 tasks=${TASKS-copy repeat_copy associative_recall dynamic_ngrams priority_sort}
 models=${MODELS-ntm ntm_feedforward lstm}
 

@@ -58,7 +58,8 @@ sequences_10000 sequences=10000
 sequences_15000 sequences=15000'
 
 set -u
-. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+here=$(readlink -f "${BASH_SOURCE[0]}" 2>/dev/null) || here=${BASH_SOURCE[0]} # it may be a link
+. "$(dirname "$here")/common.sh"
 
 dry=
 for argument in "$@"; do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from runners import ROOT, SMALL, run_here
 
 from ntm.commands import command
+from ntm.training.sweeps import Plan
 
 WRONG = {
     "unknown key": (["sede=1"], ["sede", "'1'", "seed"]),
@@ -314,12 +316,122 @@ def test_a_job_gets_its_configuration_as_the_command_line_has_it(given, monkeypa
 
 @pytest.mark.parametrize(
     ("given", "asks"),
-    [([], False), (["seed=1"], False), (["+hydra.x=1"], True), (["--config-dir", "mine"], True)],
+    [([], False), (["seed=1"], False), (["+hydra.x=1"], True), (["--config-name", "x"], True)],
     ids=str,
 )
 def test_what_is_asked_of_hydra_goes_to_hydra(given, asks, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run_train.py", *given])
     assert command._sets_hydra(command._arguments()) == asks
+
+
+def folder_of_ones_own(place: Path) -> Path:
+    """Configurations beside the project's, one of which says what a sweep is over."""
+    mine = place / "mine"
+    (mine / "experiment").mkdir(parents=True)
+    (mine / "experiment" / "short.yaml").write_text("# @package _global_\nsequences: 123\n")
+    (mine / "experiment" / "grid.yaml").write_text(
+        "# @package _global_\nhydra:\n  sweeper:\n    params:\n      seed: 3,4\n"
+        "      optimizer.lr: 1e-3,3e-3\n"
+    )
+    return mine
+
+
+def run_jobs(monkeypatch: pytest.MonkeyPatch, *given: str, check=lambda _: None, ready=None):
+    """The exit status of a command, and (sequences, seed, lr, working folder) of its jobs."""
+    jobs = []
+
+    def job(config, _):
+        jobs.append((config.sequences, config.seed, config.optimizer.lr, os.getcwd()))
+        return command.DONE
+
+    monkeypatch.setattr(sys, "argv", ["run_train.py", *given])
+    return command.main(ROOT / "configs", "train", check, job, ready=ready), jobs
+
+
+@pytest.mark.parametrize("way", ["absolute", "relative", "key"])
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_configurations_of_ones_own_are_found(way, sweep, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    mine = folder_of_ones_own(tmp_path)
+    given = {
+        "absolute": ["--config-dir", str(mine)],
+        "relative": ["--config-dir", "mine"],
+        "key": [f"hydra.searchpath=[file://{mine}]"],
+    }[way]
+    checked = []
+    status, jobs = run_jobs(
+        monkeypatch, *sweep, *given, "experiment=short", "seed=5", check=checked.append
+    )
+    assert status == 0
+    assert [job[:2] for job in jobs] == [(123, 5)]
+    assert [config.sequences for config in checked] == [123]
+
+
+def test_a_folder_of_configurations_that_is_none_is_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run_jobs(monkeypatch, "--config-dir", "mine", "seed=1") == (command.WRONG, [])
+    assert capsys.readouterr().err == "--config-dir must be a folder, got mine\n"
+
+
+def test_what_a_configuration_sweeps_over_is_checked_before_anything_starts(
+    monkeypatch, tmp_path, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    folder_of_ones_own(tmp_path)
+    given = ["--config-dir", "mine", "-m", "experiment=grid"]
+    status, jobs = run_jobs(monkeypatch, *given)
+    assert status == 0
+    assert [job[1:3] for job in jobs] == [(3, 1e-3), (3, 3e-3), (4, 1e-3), (4, 3e-3)]
+    plan = Plan()
+    monkeypatch.setattr(plan, "_found", Everything())
+    status, jobs = run_jobs(monkeypatch, *given, check=plan.add, ready=plan.check_folders)
+    assert (status, jobs) == (command.WRONG, [])
+    assert "optimizer.lr=0.001 and optimizer.lr=0.003 would share" in capsys.readouterr().err
+
+
+class Everything(dict):
+    """Stands for what was found out of every configuration, so that no network is built."""
+
+    def __contains__(self, key: object) -> bool:
+        return True
+
+    def __getitem__(self, key: object) -> tuple:
+        return "auto", [], []
+
+
+def test_two_ways_to_write_a_folder_are_one(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    plan = Plan()
+    monkeypatch.setattr(plan, "_found", Everything())
+    given = ["-m", "folder=outputs/x,outputs/./x"]
+    status, jobs = run_jobs(monkeypatch, *given, check=plan.add, ready=plan.check_folders)
+    assert (status, jobs) == (command.WRONG, [])
+    assert "is the folder of two runs" in capsys.readouterr().err
+
+
+def test_hydras_own_folder_for_a_job_moves_no_run(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    for sweep in ([], ["-m"]):
+        status, jobs = run_jobs(monkeypatch, *sweep, "hydra.job.chdir=true", "seed=1")
+        assert status == 0
+        assert [job[3] for job in jobs] == [str(tmp_path)]
+        assert "where the command began" in capsys.readouterr().err
+
+
+def test_a_link_to_a_command_finds_its_configurations(tmp_path):
+    for name in ("run_train.py", "scripts/multiple_train.sh"):
+        link = tmp_path / Path(name).name
+        link.symlink_to(ROOT / name)
+        program = [sys.executable] if name.endswith(".py") else ["bash"]
+        done = subprocess.run(
+            [*program, str(link), *(["--cfg", "job"] if program != ["bash"] else ["--help"])],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "model" in done.stdout
 
 
 def test_jobs_that_differ_in_the_seed_are_composed_once(monkeypatch):

@@ -84,10 +84,11 @@ def _main(
     composed: dict[tuple[str, ...], DictConfig] = {}
     try:
         arguments = _arguments()
+        overrides = _with_config_dir(arguments)
         asks = ("help", "hydra_help", "cfg", "info", "shell_completion")
         if not any(getattr(arguments, ask) for ask in asks):
-            launched = _launched(configs, name, arguments.overrides, arguments.multirun)
-            jobs = _jobs(configs, arguments.overrides, arguments.multirun)
+            launched = _launched(configs, name, overrides, arguments.multirun)
+            jobs = _jobs(configs, name, overrides, arguments.multirun)
             for config in configurations(configs, name, jobs, composed):
                 check(config)
             if ready is not None:
@@ -96,17 +97,22 @@ def _main(
         print(error, file=sys.stderr)
         return WRONG
     if launched:
-        return _launch(configs, name, arguments.overrides, own_process)
+        return _launch(configs, name, overrides, own_process)
 
     statuses: list[int] = []
 
-    def task(config: DictConfig, overrides: Sequence[str] | None = None) -> None:
+    started_in = os.getcwd()
+
+    def task(config: DictConfig, of_job: Sequence[str] | None = None) -> None:
         if INTERRUPTED in statuses:
             return  # the rest of a sweep does not begin
+        if os.getcwd() != started_in:  # hydra.job.chdir
+            os.chdir(started_in)
+            print(f"paths are below {started_in}, where the command began", file=sys.stderr)
         if arguments.multirun and _several_devices(config):
             # Each of its processes repeats the command line, which must be of this run alone.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-            statuses.append(own_process(config, overrides).exit_status)
+            statuses.append(own_process(config, of_job).exit_status)
             return
         try:
             statuses.append(job(config, time.monotonic() if statuses else STARTED))
@@ -119,8 +125,8 @@ def _main(
         if jobs and not _sets_hydra(arguments):
             # As Hydra's basic launcher would; it composes every job twice more, 0.2 s a job.
             each = configurations(configs, name, jobs, composed)
-            for overrides, config in zip(jobs, each, strict=True):
-                task(config, overrides)
+            for of_job, config in zip(jobs, each, strict=True):
+                task(config, of_job)
         else:
             hydra.main(version_base="1.3", config_path=str(configs), config_name=name)(task)()
     except (HydraException, OmegaConfBaseException) as error:
@@ -136,9 +142,29 @@ def _main(
     return max([DONE, *statuses])
 
 
+def _with_config_dir(arguments: argparse.Namespace) -> list[str]:
+    """The overrides of a command, ``--config-dir`` among them as the key that it stands for.
+
+    Raises:
+        ConfigurationError: There is no such folder.
+
+    """
+    if not arguments.config_dir:
+        return list(arguments.overrides)
+    folder = Path(arguments.config_dir).absolute()
+    if not folder.is_dir():
+        raise ConfigurationError(f"--config-dir must be a folder, got {arguments.config_dir}")
+    key = "hydra.searchpath="
+    given = [override for override in arguments.overrides if override.startswith(key)]
+    more = given[-1].removeprefix(key).strip("[]") if given else ""
+    places = ",".join([f"'file://{folder}'", *([more] if more else [])])
+    others = [override for override in arguments.overrides if override not in given]
+    return [*others, f"{key}[{places}]"]
+
+
 def _sets_hydra(arguments: argparse.Namespace) -> bool:
     """Whether a command asks for a launcher, or anything else of Hydra's own."""
-    own = ("package", "config_name", "config_path", "config_dir", "experimental_rerun")
+    own = ("package", "config_name", "config_path", "experimental_rerun")
     if any(getattr(arguments, option) for option in own):
         return True
     return any(override.lstrip("+~").startswith("hydra") for override in arguments.overrides)
@@ -227,11 +253,10 @@ def compose(configs: Path, name: str, overrides: list[str], with_hydra: bool = F
             return hydra.compose(name, overrides, return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_explain(error, configs, overrides)) from error
-    except ValueError as error:  # what Hydra says of a group that is null
-        null = " ".join(override for override in overrides if override.endswith("=null"))
-        raise ConfigurationError(
-            f"cannot compose {null or overrides}: {one_line(error)}"
-        ) from error
+    except Exception as error:  # Hydra says a ValueError of a group that is null, and others
+        null = [override for override in overrides if override.endswith("=null")]
+        told = " ".join(null or overrides)
+        raise ConfigurationError(f"cannot compose {told}: {one_line(error)}") from error
 
 
 def configurations(
@@ -264,14 +289,22 @@ def configurations(
         yield config
 
 
-def _jobs(configs: Path, overrides: list[str], sweep: bool) -> list[list[str]]:
-    """The overrides of every job of a command."""
+def _jobs(configs: Path, name: str, overrides: list[str], sweep: bool) -> list[list[str]]:
+    """The overrides of every job of a command; a configuration may say what is swept over, too."""
     if not sweep:
         return [overrides]
     try:
         with hydra.initialize_config_dir(str(configs), version_base="1.3"):
             loader = GlobalHydra.instance().config_loader()
-            parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
+            parser = OverridesParser.create(config_loader=loader)
+            parsed = parser.parse_overrides(overrides)
+        same = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+        sweeper = compose(configs, name, same, with_hydra=True).hydra.sweeper
+        swept = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+        with hydra.initialize_config_dir(str(configs), version_base="1.3"):
+            loader = GlobalHydra.instance().config_loader()
+            parser = OverridesParser.create(config_loader=loader)
+            parsed = parser.parse_overrides([*swept, *overrides])
             batches = BasicSweeper.split_arguments(parsed, max_batch_size=None)
     except HydraException as error:
         raise ConfigurationError(_explain(error, configs, overrides)) from error

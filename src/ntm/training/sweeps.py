@@ -112,7 +112,7 @@ class Plan:
         from ntm.training.assembly import prepare
 
         values = flatten(plain(config))
-        self._configs.setdefault(config.folder, []).append(values)
+        self._configs.setdefault(os.path.realpath(config.folder), []).append(values)
         kind = repr([(k, v) for k, v in values.items() if k.split(".")[0] not in (*FREE, "seed")])
         if kind not in self._found:
             found = prepare(config).config
@@ -136,7 +136,8 @@ class Plan:
         if not shared:
             return
         differing = {key: None for same in shared.values() for key in _apart(same)}
-        folder, (first, second, *_) = next(iter(shared.items()))
+        first, second, *_ = next(iter(shared.values()))
+        folder = first["folder"]
         apart = _apart([first, second])
         if not apart:
             raise ConfigurationError(f"{folder} is the folder of two runs that are the same run")
