@@ -219,6 +219,14 @@ def test_a_budget_that_is_too_short_is_said_in_one_line(usual, said, run_command
     assert ("less than a quarter" in log) == said
 
 
+@pytest.mark.parametrize("start", ["uniform", "learned"])
+def test_a_start_that_is_often_not_learned_is_said_in_one_line(start, run_command, capfd):
+    asked = ["model.network.initial_memory=random", f"model.network.initial_weighting={start}"]
+    assert run_command("run_train", *SMALL, "sequences=96", *asked) == 0
+    lines = [line for line in capfd.readouterr().err.splitlines() if "often not learned" in line]
+    assert len(lines) == (start == "uniform")
+
+
 def test_smaller_batches_are_no_advice_where_there_are_such(run_command, capfd):
     tiny = ["sequences=8", "batch_size=2", "validate_every=8"]
     assert run_command("run_train", *SMALL, *tiny) == 0

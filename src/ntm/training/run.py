@@ -15,7 +15,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, Timer
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
@@ -117,19 +117,24 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
 
 def _advise(config: DictConfig) -> None:
     """Say before it is tried what is known not to be learned."""
+    start = OmegaConf.select(config, "model.network.initial_weighting")
+    if start == "uniform":
+        logger.info(
+            "model.network.initial_weighting=uniform is often not learned: heads that start spread "
+            "over all locations have to find one; first_location and learned begin with one"
+        )
     usual = config.model.get("sequences", 0)
-    if 4 * config.sequences >= usual:
-        return
-    logger.info(
-        "sequences=%s is less than a quarter of the budget that %s has for %s (%s): it is probably "
-        "not learned in it; sequences=%s or more%s",
-        config.sequences,
-        config.model.name,
-        config.task.name,
-        usual,
-        math.ceil(usual / 4),
-        ", or more steps by batch_size=2" if config.batch_size > 2 else "",
-    )
+    if 4 * config.sequences < usual:
+        logger.info(
+            "sequences=%s is less than a quarter of the budget that %s has for %s (%s): it is "
+            "probably not learned in it; sequences=%s or more%s",
+            config.sequences,
+            config.model.name,
+            config.task.name,
+            usual,
+            math.ceil(usual / 4),
+            ", or more steps by batch_size=2" if config.batch_size > 2 else "",
+        )
 
 
 def _reason(error: BaseException) -> str:
