@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,9 +47,9 @@ def files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def put(folder: Path, silence: float = 0.0, **changes: object) -> Path:
+def put(place: Path, silence: float = 0.0, **changes: object) -> Path:
     """A lock as another host's process would have written it."""
-    path = folder / ".lock.1"
+    path = place / ".lock.1"
     content = {"host": "elsewhere", "machine": "m", "pid": 7, "started": "1", "token": "t"}
     path.write_text(json.dumps(content | {"since": "2001-02-03 04:05:06"} | changes))
     os.utime(path, (time.time() - silence,) * 2)
@@ -92,6 +93,28 @@ def test_says_in_one_line_who_holds_it_since_when(tmp_path, other):
 def test_the_same_process_does_not_hold_it_twice(tmp_path):
     with Lock(tmp_path), pytest.raises(Held), Lock(tmp_path):
         pytest.fail("two holders")
+
+
+def test_a_copy_of_a_held_folder_is_free_and_a_moved_one_is_not(tmp_path):
+    folder, copied, moved = (tmp_path / name for name in ("run", "copied", "moved"))
+    with Lock(folder):
+        shutil.copytree(folder, copied)
+        assert holder_of(folder) is not None
+        assert holder_of(copied) is None
+        with Lock(copied) as lock:
+            assert lock.holds()
+        folder.rename(moved)
+        assert holder_of(moved) is not None
+        with pytest.raises(Held), Lock(moved):
+            pass
+        moved.rename(folder)
+    assert files(copied) == []
+
+
+def test_of_another_machine_it_is_said_when_the_folder_is_free(tmp_path):
+    put(tmp_path)
+    with pytest.raises(Held, match="or this is a copy, it is free after 5 minutes"), Lock(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize("buried", [True, False], ids=["gone", "zombie"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 from runners import BESIDE, ROOT, SMALL, finish, start
+from written import result, rows
 
 
 class Enough(pl.Callback):
@@ -36,17 +36,6 @@ ENDS = [
     ("_target_:test_ending.Enough,batches:8", 128, "a callback that set trainer.should_stop"),
 ]
 """Six batches of 16 an interval: the callback, sequences seen, and what is told of it."""
-
-
-def result(folder: Path) -> dict:
-    return json.loads((folder / "result.json").read_text())
-
-
-def rows(folder: Path) -> list[dict[str, str]]:
-    if not (folder / "metrics.csv").is_file():
-        return []
-    with open(folder / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize(("callback", "sequences", "told"), ENDS, ids=lambda one: str(one)[-40:])

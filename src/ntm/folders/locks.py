@@ -54,7 +54,7 @@ class Lock:
     def __enter__(self) -> Lock:
         self.folder.mkdir(parents=True, exist_ok=True)
         claim = self.folder / f".lock.{self._token}.part"
-        claim.write_text(json.dumps(_myself() | {"token": self._token}))
+        claim.write_text(json.dumps(_myself(self.folder) | {"token": self._token}))
         try:
             if self.waits is not None:
                 self._wait(claim, self.waits)
@@ -106,7 +106,7 @@ class Lock:
         before = _locks(self.folder)
         for lock in before:
             holder, silence = _read(lock), _silence(lock, claim)
-            if silence is not None and _lives(holder, silence):
+            if silence is not None and _lives(lock, holder, silence):
                 raise Held(_says(self.folder, holder, silence))
         path = self.folder / f".lock.{_number(before[-1]) + 1 if before else 1}"
         if not _publish(claim, path):
@@ -145,7 +145,7 @@ def holder_of(folder: Path) -> str | None:
             silence = max(0.0, time.time() - lock.stat().st_mtime)
         except FileNotFoundError:
             continue
-        if _lives(holder, silence):
+        if _lives(lock, holder, silence):
             return _says(folder, holder, silence)
     return None
 
@@ -169,15 +169,22 @@ def process_started(pid: int) -> str | None:
     return None if not state or state.startswith("Z") else started.strip()
 
 
-def _myself() -> dict[str, Any]:
+def _myself(folder: Path) -> dict[str, Any]:
     pid = os.getpid()
     return {
         "host": platform.node(),
         "machine": _machine(),
         "pid": pid,
         "started": process_started(pid),
+        "folder": _identity(folder),
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
+
+
+def _identity(folder: Path) -> list[int]:
+    """Tells a folder from a copy of it, on one machine; it may be moved or renamed."""
+    found = folder.stat()
+    return [found.st_dev, found.st_ino]
 
 
 def _machine() -> str:
@@ -194,7 +201,7 @@ def _beats_elsewhere(folder: Path, claim: Path) -> dict[Path, float]:
     beats = {}
     for lock in _locks(folder):
         holder, silence = _read(lock), _silence(lock, claim)
-        if silence is not None and not _is_here(holder) and _lives(holder, silence):
+        if silence is not None and not _is_here(holder) and _lives(lock, holder, silence):
             with suppress(FileNotFoundError):
                 beats[lock] = lock.stat().st_mtime
     return beats
@@ -204,10 +211,12 @@ def _is_here(holder: dict[str, Any]) -> bool:
     return (holder.get("host"), holder.get("machine")) == (platform.node(), _machine())
 
 
-def _lives(holder: dict[str, Any], silence: float) -> bool:
-    if _is_here(holder):
-        return process_started(holder["pid"]) == holder["started"]
-    return silence < SILENCE
+def _lives(lock: Path, holder: dict[str, Any], silence: float) -> bool:
+    if not _is_here(holder):
+        return silence < SILENCE
+    if holder.get("folder", identity := _identity(lock.parent)) != identity:
+        return False  # copied from where its holder is at work
+    return process_started(holder["pid"]) == holder["started"]
 
 
 def _says(folder: Path, holder: dict[str, Any], silence: float) -> str:
@@ -215,6 +224,12 @@ def _says(folder: Path, holder: dict[str, Any], silence: float) -> str:
         f"{folder} is held by process {holder.get('pid', 'unknown')} on "
         f"{holder.get('host', 'an unknown host')} since {holder.get('since', 'an unknown time')}, "
         f"last heartbeat {silence:.0f} s ago; this run is left to it"
+        + (
+            ""
+            if _is_here(holder)
+            else f". If that machine is lost, or this is a copy, it is free after "
+            f"{SILENCE / 60:.0f} minutes without a heartbeat"
+        )
     )
 
 
@@ -230,7 +245,7 @@ def _number(lock: Path) -> int:
 
 def _is_alive(lock: Path, claim: Path) -> bool:
     holder, silence = _read(lock), _silence(lock, claim)
-    return silence is not None and _lives(holder, silence)
+    return silence is not None and _lives(lock, holder, silence)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -34,13 +34,15 @@ def load(run: str | Path, checkpoint: str = "best") -> nn.Module:
     """A trained network from its run folder, ready to be used.
 
     Args:
-        run: The folder, ``outputs/<name>/<model>/seed_<seed>``.
-        checkpoint: ``best`` or ``last``.
+        run: The folder, ``outputs/<name>/<model>/seed_<seed>``, or a checkpoint inside it.
+        checkpoint: ``best`` or ``last``, or another that the folder holds; of a folder.
 
     Raises:
         ConfigurationError: There is no such run or checkpoint, or it is damaged.
 
     """
+    if Path(run).suffix == ".ckpt":
+        run, checkpoint = Path(run).parent.parent, Path(run).stem
     folder = RunFolder.existing(run, "run")
     _, network = restore(folder, checkpoint)
     return network
