@@ -450,3 +450,51 @@ def test_jobs_that_differ_in_the_seed_are_composed_once(monkeypatch):
     assert command.main(ROOT / "configs", "train", lambda _: None, job) == 0
     assert sorted(jobs) == [(rate, seed) for rate in (0.1, 0.2) for seed in (1, 2, 3)]
     assert len(composed) == 2
+
+
+WRONG_COMMANDS = [
+    (["optimizer.lr=${nothing}"], "Interpolation key 'nothing' not found"),
+    (["name=${task.nothing}"], "nothing"),
+    (["seed=18446744073709551616"], "seed must be at most 18446744073709551615, got"),
+    (["trainer.accumulate_grad_batches={0: 4}"], "must be of type int, got {0: 4}"),
+    (["trainer.log_every_n_steps={every: 4}"], "trainer.log_every_n_steps must be of type"),
+    (["trainer.limit_val_batches=2"], "trainer.limit_val_batches is governed by another key"),
+    (["trainer.limit_test_batches=0"], "trainer.limit_test_batches is governed by another key"),
+    (["evaluation.at=[3,", "6]"], "quote it, as 'evaluation.at=[3, 6]'"),
+    (["curriculum={_target_:", "ntm.X}"], "quote it, as 'curriculum={_target_: ntm.X}'"),
+    (["name=a=b"], "has two equals signs: quote the value"),
+    (["name=a", "b"], "'b' is no override: each is key=value"),
+    (["trainer.callbacks=[{_target_:pytorch_lightning.callbacks.Timer,duration:{ages:1}}]"],
+     "trainer.callbacks"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("given", "told"), WRONG_COMMANDS, ids=lambda one: str(one)[:50])
+def test_what_is_wrong_is_one_line_and_status_2(given, told, monkeypatch, tmp_path, capfd):
+    assert run_here(monkeypatch, tmp_path, "run_train", *SMALL, *given) == 2
+    err = capfd.readouterr().err
+    assert told in err
+    assert len(err.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["", "\x00\x01: [", "[1, 2]", "seed: [0\ntask"], ids=repr)
+@pytest.mark.parametrize("name", ["config.yaml", "result.json"])
+def test_a_damaged_file_of_a_run_is_named_in_one_line(name, content, monkeypatch, tmp_path, capfd):
+    assert run_here(monkeypatch, tmp_path, "run_train", *SMALL, "sequences=16") == 0
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    (folder / name).write_text(content)
+    capfd.readouterr()
+    commands = [("run_train", [*SMALL, "sequences=16"])]
+    if name == "config.yaml":
+        commands.append(("run_eval", [f"run={folder}", "at=[3]"]))
+    for program, given in commands:
+        status = run_here(monkeypatch, tmp_path, program, *given)
+        err = capfd.readouterr().err
+        assert status == 2, err
+        assert f"{name} is damaged" in err
+        assert len(err.splitlines()) == 1
+        assert (folder / name).read_text() == content
+    assert (
+        run_here(monkeypatch, tmp_path, "run_train", *SMALL, "sequences=16", "overwrite=true") == 0
+    )

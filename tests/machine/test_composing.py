@@ -397,3 +397,51 @@ def test_memory_that_was_given_back_is_refused(free):
     free(net)
     with pytest.raises((ValueError, RuntimeError), match="storage"):
         net(inputs())
+
+
+# --- What people do with modules
+
+
+def test_a_dropout_that_was_replaced_is_called():
+    for part in (nn.Identity(), nn.AlphaDropout(0.0)):
+        net, plain = both(network())
+        net.controller.dropout, plain.controller.dropout = part, part
+        torch.testing.assert_close(net(inputs())[0], plain(inputs())[0])
+
+
+def test_shapes_without_data():
+    net = network().to("meta")
+    logits, state = net(inputs().to("meta"))
+    assert logits.device.type == state.memory.device.type == "meta"
+    assert logits.shape == (4, 2, OUT)
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference", "fused"])
+def test_inputs_of_another_precision_are_refused(engine):
+    net = network(engine=engine)
+    for given in (inputs().float(), inputs().half(), inputs().long(), inputs().bool()):
+        with pytest.raises(
+            (ValueError, TypeError), match=r"inputs must be in torch\.float64, .* got"
+        ):
+            net(given)
+
+
+def test_a_packed_sequence_is_refused_with_what_to_do():
+    packed = nn.utils.rnn.pack_sequence([inputs()[:, 0], inputs()[:2, 0]])
+    with pytest.raises(TypeError, match=r"inputs must be a tensor, got PackedSequence: .*mask"):
+        network()(packed)
+
+
+@pytest.mark.parametrize("given", [[[1.0]], None, "inputs", 3.0], ids=repr)
+def test_what_is_no_tensor_is_refused(given):
+    with pytest.raises(TypeError, match="inputs must be a tensor, got"):
+        network()(given)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, that quantisation moves to another package
+def test_dynamic_quantisation_runs():
+    net = network().float().eval()
+    kinds = {nn.Linear, nn.LSTMCell}
+    quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(net), kinds)
+    exact, rough = net(inputs().float())[0], quantised(inputs().float())[0]
+    assert 0 < (exact - rough).abs().max() < 0.1

@@ -75,7 +75,7 @@ class LSTM(nn.Module):
 
     def forward(self, inputs: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
         """Run over whole sequences; see the class for shapes."""
-        check_inputs(inputs.shape, self.input_size, self.batch_first)
+        check_inputs(inputs, self.output.weight, self.input_size, self.batch_first)
         if self.batch_first:
             inputs = inputs.transpose(0, 1)
         if state is None:

@@ -10,6 +10,7 @@ import argparse
 import difflib
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -250,7 +251,10 @@ def compose(configs: Path, name: str, overrides: list[str], with_hydra: bool = F
     """
     try:
         with hydra.initialize_config_dir(str(configs), version_base="1.3"):
-            return hydra.compose(name, overrides, return_hydra_config=with_hydra)
+            config = hydra.compose(name, overrides, return_hydra_config=with_hydra)
+        if not with_hydra:
+            OmegaConf.to_container(config, resolve=True)  # what an interpolation names is there
+        return config
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigurationError(_explain(error, configs, overrides)) from error
     except Exception as error:  # Hydra says a ValueError of a group that is null, and others
@@ -321,7 +325,7 @@ def _explain(error: Exception, configs: Path, overrides: list[str]) -> str:
         known = sorted(path.stem for path in (configs / group).glob("*.yaml"))
         return f"{group} must be one of {', '.join(known)}, got {option!r}"
     if isinstance(error, OverrideParseException):
-        return f"cannot read the override {error.override!r}: {one_line(error)}"
+        return _unread(error, overrides)
     given = dict(o.lstrip("+~").partition("=")[::2] for o in overrides)
     cause: BaseException = error
     while cause.__cause__ is not None and not isinstance(cause, OmegaConfBaseException):
@@ -340,6 +344,25 @@ def _explain(error: Exception, configs: Path, overrides: list[str]) -> str:
         return f"{key} is of another kind; to replace it: '~{key}' '+{key}={given[key]}'"
     message = str(cause).splitlines()[0]
     return f"{key}: {message}" if key else message
+
+
+def _unread(error: OverrideParseException, overrides: list[str]) -> str:
+    """Why an override cannot be read; what the shell took apart, with the quotes that it lacks."""
+    broken = str(error.override)
+    at = overrides.index(broken) if broken in overrides else len(overrides)
+    for end in range(at + 1, len(overrides) + 1):
+        whole = " ".join(overrides[at:end])
+        if all(whole.count(a) == whole.count(b) for a, b in ("[]", "{}", "()")):
+            if whole == broken:
+                break
+            return f"the shell took {whole!r} apart: quote it, as {shlex.quote(whole)}"
+    key, equals, value = broken.partition("=")
+    if not equals:
+        return f"{broken!r} is no override: each is key=value, quoted where it has spaces"
+    if "=" in value and not value.startswith(("[", "{", "'", '"')):
+        quoted = shlex.quote(f"{key}='{value}'")
+        return f"{broken!r} has two equals signs: quote the value, as {quoted}"
+    return f"cannot read the override {broken!r}: {one_line(error)}"
 
 
 def _unknown(key: str, value: str | None, cause: BaseException) -> str:

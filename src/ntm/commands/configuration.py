@@ -158,6 +158,9 @@ ADDED = {
 UNASKED = ("evaluation.kinds",)
 """Keys that earlier configurations did not have, and that are nothing to them."""
 
+LARGEST_SEED = 2**64 - 1
+"""What torch's generators take."""
+
 FREE = ("name", "folder", "logger", "callbacks", "overwrite")
 """Keys that may differ when a run goes on."""
 FREE_TRAINER = ("enable_progress_bar", "enable_model_summary", "log_every_n_steps", "profiler")
@@ -186,6 +189,8 @@ def check_values(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if value is not None and value < least:
             raise ConfigurationError(f"{key} must be at least {least}, got {value}")
+    if config.seed > LARGEST_SEED:
+        raise ConfigurationError(f"seed must be at most {LARGEST_SEED}, got {config.seed}")
     if config.optimizer.lr <= 0:
         raise ConfigurationError(f"optimizer.lr must be above 0, got {config.optimizer.lr}")
     for key in config.trainer:
@@ -307,7 +312,10 @@ def check_type(key: str, value: Any, hint: Any) -> None:
         ConfigurationError: Names the key, the expected type and the value.
 
     """
-    if isinstance(value, DictConfig) or _fits(value, hint) is not False:
+    if isinstance(value, DictConfig) and "_target_" in value:
+        return
+    value = plain(value)
+    if _fits(value, hint) is not False:
         return
     wanted = getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
     raise ConfigurationError(f"{key} must be of type {wanted}, got {_shown(value)}")

@@ -20,7 +20,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from ntm.commands.configuration import ConfigurationError, differences, one_line
+from ntm.commands.configuration import ConfigurationError, differences, one_line, plain
 from ntm.folders.locks import is_lock
 
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
@@ -69,20 +69,31 @@ class RunFolder:
         return folder
 
     def read_config(self) -> DictConfig:
-        """The configuration the run was started with."""
-        config = OmegaConf.load(self.config)
-        assert isinstance(config, DictConfig)
-        return config
+        """The configuration the run was started with.
 
-    def _read_values(self) -> Any:
+        Raises:
+            ConfigurationError: It is damaged.
+
+        """
+        return OmegaConf.create(
+            _read_mapping(self.config, lambda text: plain(OmegaConf.create(text.decode())))
+        )
+
+    def _read_values(self) -> dict[str, Any]:
         """The same as plain values; several times faster, which counts for hundreds of runs."""
         # What is in the file was resolved and quoted by OmegaConf: any YAML reader will do.
-        return yaml.load(self.config.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return _read_mapping(self.config, lambda text: yaml.load(text, loader))
 
     def read_result(self) -> dict[str, Any]:
-        """The last written `result.json`; empty before the first."""
+        """The last written `result.json`; empty before the first.
+
+        Raises:
+            ConfigurationError: It is damaged.
+
+        """
         try:
-            return json.loads(self.result.read_text())
+            return _read_mapping(self.result, json.loads)
         except FileNotFoundError:
             return {}
 
@@ -189,6 +200,20 @@ class RunFolder:
         for path in self.checkpoints.glob("seq_*.ckpt"):
             if kept_at(path) > sequences:
                 path.unlink()
+
+
+def _read_mapping(path: Path, read: Callable[[bytes], Any]) -> dict[str, Any]:
+    try:
+        values = read(path.read_bytes())
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigurationError(
+            f"{path} is damaged ({one_line(error)[:120]}); overwrite=true starts the run over"
+        ) from error
+    if not isinstance(values, dict) or not values:
+        raise ConfigurationError(
+            f"{path} is damaged, it holds no names and values; overwrite=true starts the run over"
+        )
+    return values
 
 
 def in_words(metric: str) -> str:

@@ -6,6 +6,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple, cast
@@ -94,7 +95,9 @@ Step = Callable[[Tensor, HeadLayout, NTMState], tuple[Tensor, Tensor, Tensor]]
 def memory_step(raw: Tensor, layout: HeadLayout, state: NTMState) -> tuple[Tensor, Tensor, Tensor]:
     """Decode, address, read and write once."""
     # Sharp weightings do not survive 8 bits of mantissa: all of it in memory's precision.
-    with torch.autocast(raw.device.type, enabled=False):
+    device = raw.device.type
+    lowered = device != "meta" and torch.is_autocast_enabled(device)
+    with torch.autocast(device, enabled=False) if lowered else nullcontext():
         emissions = decode(raw.to(state.memory.dtype), layout)
         return _obey(emissions, layout, state)
 
@@ -315,7 +318,7 @@ class NTM(nn.Module):
     def _weight(self) -> Tensor:
         """A weight of the heads, for its precision and device; they may be a module of a user's."""
         weight = getattr(self.emit, "weight", None)
-        return weight if isinstance(weight, Tensor) else next(self.parameters())
+        return weight if isinstance(weight, Tensor) else next(self.parameters(), torch.empty(0))
 
     def initial_state(self, batch_size: int) -> NTMState:
         """The state before the first step of ``batch_size`` sequences."""
@@ -584,7 +587,7 @@ class NTM(nn.Module):
 
     def _enter(self, inputs: Tensor, state: NTMState | None) -> tuple[Tensor, NTMState]:
         """Check the inputs, make them time-major, and begin where ``state`` says."""
-        check_inputs(inputs.shape, self.input_size, self.batch_first)
+        check_inputs(inputs, self._weight, self.input_size, self.batch_first)
         if self.batch_first:
             inputs = inputs.transpose(0, 1)
         if state is None:

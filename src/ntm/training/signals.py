@@ -37,7 +37,9 @@ class StopOnSignal(Callback):
         self._listens = False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen."""
+        """Listen; only the main thread can."""
+        if threading.current_thread() is not threading.main_thread():
+            return
         self._listens = True
         for number in {signal.SIGINT, signal.SIGTERM, HANGUP}:
             if not _ignored(number):
@@ -45,11 +47,13 @@ class StopOnSignal(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Listen alone: Lightning has since put a handler that waits for the other processes."""
-        signal.signal(signal.SIGTERM, self._receive)
+        if self._listens:
+            signal.signal(signal.SIGTERM, self._receive)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Likewise; there is nothing to finish here."""
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
 
     def on_train_batch_end(
         self,
