@@ -7,6 +7,7 @@ same or says what it cannot do. There is no third outcome.
 from __future__ import annotations
 
 import copy
+import io
 from collections.abc import Callable
 
 import pytest
@@ -15,6 +16,7 @@ import torch.autograd.forward_ad as fwd
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.nn.utils import parametrize
+from torch.utils import _pytree as pytree
 
 from ntm import NTM
 from ntm.machine import FeedforwardController, LSTMController
@@ -46,7 +48,7 @@ def inputs(T: int = 4, B: int = 2) -> Tensor:
 
 
 def leaves(value) -> list[Tensor]:
-    return [part for part in torch.utils._pytree.tree_leaves(value) if isinstance(part, Tensor)]
+    return [part for part in pytree.tree_leaves(value) if isinstance(part, Tensor)]
 
 
 # --- Transforms
@@ -445,3 +447,62 @@ def test_dynamic_quantisation_runs():
     quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(net), kinds)
     exact, rough = net(inputs().float())[0], quantised(inputs().float())[0]
     assert 0 < (exact - rough).abs().max() < 0.1
+
+
+# --- The state
+
+
+def saved(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+STATES: dict[str, Callable] = {
+    "itself": lambda state: state,
+    "a tuple": tuple,
+    "a list": lambda state: [*state[:3], list(state[3])],
+    "saved": saved,
+    "copied": copy.deepcopy,
+    "flattened": lambda state: pytree.tree_unflatten(*reversed(pytree.tree_flatten(state))),
+    "moved": lambda state: pytree.tree_map(torch.clone, state),
+}
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+@pytest.mark.parametrize("way", STATES)
+@torch.no_grad()
+def test_a_state_goes_on_whatever_it_went_through(way, engine):
+    net, x = network("lstm_2", engine), inputs(6)
+    whole, end = net(x)
+    _, state = net(x[:2])
+    logits, after = net(x[2:], STATES[way](state))
+    torch.testing.assert_close(logits, whole[2:])
+    torch.testing.assert_close(after.memory, end.memory)
+    assert type(after) is type(end)
+
+
+@pytest.mark.parametrize(("given", "got"), [((1, 2), "tuple of 2"), (3.0, "float"), ([], "list")])
+def test_what_is_no_state_is_refused(given, got):
+    with pytest.raises(ValueError, match=rf"^state must be an NTMState or a tuple .*, got {got}"):
+        network()(inputs(), given)
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference", "fused"])
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_a_network_is_copied_exported_saved_and_compiled(controller, engine):
+    net, x = network(controller, engine), inputs()
+    state = net(x)[1]
+    expected, end = net(x, state)
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(net, (x, state)), file)
+    file.seek(0)
+    for made in (
+        copy.deepcopy(net),
+        torch.export.load(file).module(),
+        torch.compile(net, backend="eager"),
+    ):
+        logits, after = made(x, state)
+        torch.testing.assert_close(logits, expected)
+        torch.testing.assert_close(after.weightings, end.weightings)

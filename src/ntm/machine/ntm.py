@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import _register_namedtuple
 from torch.utils.checkpoint import checkpoint
 
 from ntm.checks import check_at_least, check_choice, check_inputs
@@ -54,6 +55,11 @@ class NTMState(NamedTuple):
     """r_t, (B, R, M)."""
     controller: Any
     """The controller's own state."""
+
+
+# So that it is saved with an exported program, and loaded where only data may be.
+_register_namedtuple(NTMState, serialized_type_name="ntm.NTMState")
+torch.serialization.add_safe_globals([NTMState])
 
 
 class Trace(NamedTuple):
@@ -217,7 +223,7 @@ class NTM(nn.Module):
 
     Inputs:
         inputs: (T, B, I), T at least 1.
-        state: An `NTMState`; absent, the sequences start afresh.
+        state: An `NTMState`, or any tuple of its parts; absent, the sequences start afresh.
 
     Outputs:
         logits: (T, B, O).
@@ -592,6 +598,7 @@ class NTM(nn.Module):
             inputs = inputs.transpose(0, 1)
         if state is None:
             return inputs, self._start(inputs.shape[1])
+        state = _as_state(state)
         self._check_state(state, inputs.shape[1])
         return inputs, state
 
@@ -622,6 +629,18 @@ class NTM(nn.Module):
     def _leave(self, logits: Tensor) -> Tensor:
         """Logits as the caller's inputs lay."""
         return logits.transpose(0, 1) if self.batch_first else logits
+
+
+def _as_state(state: Any) -> NTMState:
+    if isinstance(state, NTMState):
+        return state
+    if not isinstance(state, (tuple, list)) or len(state) != len(NTMState._fields):
+        size = f" of {len(state)}" if isinstance(state, (tuple, list)) else ""
+        raise ValueError(
+            f"state must be an NTMState or a tuple ({', '.join(NTMState._fields)}), got "
+            f"{type(state).__name__}{size}"
+        )
+    return NTMState(*state)
 
 
 def _precise(weight: Tensor) -> Tensor:
