@@ -498,3 +498,59 @@ def test_a_damaged_file_of_a_run_is_named_in_one_line(name, content, monkeypatch
     assert (
         run_here(monkeypatch, tmp_path, "run_train", *SMALL, "sequences=16", "overwrite=true") == 0
     )
+
+
+def small_run(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    assert run_here(monkeypatch, folder, "run_train", *SMALL, "sequences=16") == 0
+    return folder / "outputs" / "copy" / "ntm" / "seed_0"
+
+
+@pytest.mark.parametrize("program", ["run_eval", "run_compare"])
+def test_results_that_cannot_be_written_are_refused_before_they_are_computed(
+    program, monkeypatch, tmp_path, capfd
+):
+    run = small_run(monkeypatch, tmp_path)
+    place = {"run_eval": run / "eval", "run_compare": run.parent.parent / "comparison"}[program]
+    given = {
+        "run_eval": [f"run={run}", "at=[3]"], "run_compare": [f"runs={run.parent.parent}"]
+    }[program]  # fmt: skip
+    if place.exists():
+        shutil.rmtree(place)
+    place.write_text("in the way")  # even root cannot write into it
+    capfd.readouterr()
+    assert run_here(monkeypatch, tmp_path, program, *given) == 2
+    out, err = capfd.readouterr()
+    assert "folder=… puts them elsewhere" in err
+    assert str(place.name) in err
+    assert len(err.splitlines()) == 1
+    assert not out
+    place.unlink() if program == "run_eval" else None
+    assert run_here(monkeypatch, tmp_path, program, *given, "folder=elsewhere/deep") == 0
+    made = {path.name for path in (tmp_path / "elsewhere" / "deep").iterdir()}
+    assert made >= ({"eval", "figures"} if program == "run_eval" else {"report.html", "means"})
+    if program == "run_eval":
+        assert not place.exists()
+    assert "elsewhere/deep" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("program", ["run_eval", "run_compare"])
+def test_a_disk_that_is_full_at_the_end_costs_no_table(program, monkeypatch, tmp_path, capfd):
+    from ntm.comparison import report
+    from ntm.views import evaluation
+
+    run = small_run(monkeypatch, tmp_path)
+    given = {
+        "run_eval": [f"run={run}", "at=[3]"], "run_compare": [f"runs={run.parent.parent}"]
+    }[program]  # fmt: skip
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(evaluation, "write_rows", full)
+    monkeypatch.setattr(report, "write_rows", full)
+    capfd.readouterr()
+    assert run_here(monkeypatch, tmp_path, program, *given) == 1
+    out, err = capfd.readouterr()
+    assert "wrong bits" in out
+    assert "No space left" in err
+    assert "Traceback" not in err

@@ -89,6 +89,7 @@ class EvaluateSchema:
     memory_size: int | None = MISSING
     sequences: int = MISSING
     checkpoint: str = MISSING
+    folder: str | None = MISSING
     accelerator: str = MISSING
     threads: int = MISSING
 
@@ -99,6 +100,7 @@ class CompareSchema:
 
     runs: Any = MISSING
     by: Any = MISSING
+    folder: str | None = MISSING
     statistic: str = MISSING
 
 

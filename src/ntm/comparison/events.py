@@ -23,14 +23,16 @@ BELOW, ABOVE = "with_sd/minus", "with_sd/plus"
 """What stands before a metric's tag for the ends of mean ± sd."""
 
 
-def write_means(comparison: Comparison) -> None:
+def write_means(comparison: Comparison, elsewhere: Path | None = None) -> None:
     """Write, for every group, the mean over its runs in place of the last one written.
+
+    Into ``means/`` below a folder, or beside the runs.
 
     The mean of a metric has the tag that the runs use, so that it lies over them; the ends of
     mean ± sd have tags of their own. A single run has no spread, and its ends are its mean.
     """
     for group in comparison.groups:
-        folder = means_folder(comparison, group)
+        folder = means_folder(comparison, group, elsewhere)
         before = list(folder.glob("events.out.tfevents.*"))
         # A new name: a TensorBoard that is open would go on reading the old file.
         path = folder / f"events.out.tfevents.{time.time_ns()}.{MEAN}"
@@ -40,13 +42,15 @@ def write_means(comparison: Comparison) -> None:
             old.unlink()
 
 
-def means_folder(comparison: Comparison, group: Group) -> Path:
+def means_folder(comparison: Comparison, group: Group, elsewhere: Path | None = None) -> Path:
     """Beside the group's runs, where they fill a folder; else among those of the comparison."""
+    name = re.sub(r"[^\w=,.+-]+", "_", f"{comparison.task}, {group.label}")
+    if elsewhere is not None:
+        return elsewhere / Path(MEANS).name / name
     beside = {run.path.parent for run in group.runs}
     inside = [run for run in comparison.runs if run.path.parent in beside]
     if len(beside) == 1 and len(inside) == len(group.runs):
         return beside.pop() / MEAN
-    name = re.sub(r"[^\w=,.+-]+", "_", f"{comparison.task}, {group.label}")
     return comparison.root / MEANS / name
 
 

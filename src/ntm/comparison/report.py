@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,9 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table as TerminalTable
 
+from ntm.commands import command
 from ntm.commands.command import DONE
-from ntm.commands.configuration import plain
+from ntm.commands.configuration import one_line, plain
 from ntm.comparison.events import MEANS_PAGE, write_means
 from ntm.comparison.grouping import Comparison, Group, band, compare
 from ntm.comparison.numbers import (
@@ -33,7 +35,7 @@ from ntm.comparison.numbers import (
     run_rows,
 )
 from ntm.comparison.page import Section, page
-from ntm.folders.runs import FAILED, FINISHED, in_words, write_rows, write_whole
+from ntm.folders.runs import FAILED, FINISHED, check_writable, in_words, write_rows, write_whole
 from ntm.views import figures
 from ntm.views.figures import Curve, Map, Panel, per_cent
 
@@ -71,34 +73,50 @@ def compare_job(config: DictConfig) -> int:
     """
     by = None if config.by is None else _list(plain(config.by))
     comparisons = compare(_list(plain(config.runs)), by)
-    folder = write_comparisons(comparisons, config.statistic)
+    elsewhere = None if config.folder is None else Path(config.folder)
+    check_writable(elsewhere or comparisons[0].root / FOLDER)
+    unwritten: OSError | None = None
+    try:
+        folder = write_comparisons(comparisons, config.statistic, elsewhere)
+    except OSError as error:
+        unwritten = error
     console = Console()
     for comparison in comparisons:
         console.print(_terminal_table(comparison))
         for note in comparison.notes:
             console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+    if unwritten is not None:
+        told = (
+            f"the results could not be written: {one_line(unwritten)}; folder=… puts them elsewhere"
+        )
+        print(told, file=sys.stderr)
+        return command.FAILED
     for line in (
         f"Everything: {folder / 'report.html'}",
-        f"TensorBoard: tensorboard --logdir {folder.parent}",
+        f"TensorBoard: tensorboard --logdir {folder if elsewhere else folder.parent}",
         f"and there the mean ± sd of every group: http://localhost:6006/{MEANS_PAGE}",
     ):
         console.print(line, soft_wrap=True, markup=False)
     return DONE
 
 
-def write_comparisons(comparisons: Sequence[Comparison], statistic: str = MEAN) -> Path:
+def write_comparisons(
+    comparisons: Sequence[Comparison], statistic: str = MEAN, elsewhere: Path | None = None
+) -> Path:
     """Write every file of some comparisons, and TensorBoard's summaries beside the runs.
 
     Args:
         comparisons: From `ntm.comparison.grouping.compare`. Of one task the files are called
             ``groups.csv``, of several ``copy_groups.csv`` and so on.
         statistic: A key of `STATISTICS`.
+        elsewhere: The folder; None for ``comparison/`` below that of the runs, with the means for
+            TensorBoard beside these.
 
     Returns:
-        The folder, ``comparison/`` below that of the runs.
+        The folder.
 
     """
-    folder = comparisons[0].root / FOLDER
+    folder = elsewhere or comparisons[0].root / FOLDER
     several = len(comparisons) > 1
     written: set[str] = set()
     texts, sections, told = ["# Comparison", ""], [], {}
@@ -118,7 +136,7 @@ def write_comparisons(comparisons: Sequence[Comparison], statistic: str = MEAN) 
         heading = comparison.task if several else ""
         texts += markdown(heading, comparison.notes, tables, list(pictures))
         sections.append(_section(heading, comparison, tables, statistic))
-        write_means(comparison)
+        write_means(comparison, elsewhere)
     write_whole(folder / "comparison.md", "\n".join(texts).encode())
     contents = {"bootstrap": _bootstrap_settings(), "tasks": told}
     text = json.dumps(contents, indent=2, allow_nan=False, default=str) + "\n"

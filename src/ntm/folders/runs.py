@@ -248,6 +248,25 @@ def writing(path: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a folder for results that cannot be written to, before they are computed.
+
+    Raises:
+        ConfigurationError: Says why not, and that there is a way around it.
+
+    """
+    probe = folder / f".{os.getpid()}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"the results would go into {folder}, which cannot be written to "
+            f"({error.strerror or error}); folder=… puts them elsewhere"
+        ) from error
+
+
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that no reader ever sees a part of it."""
     with writing(path) as part:

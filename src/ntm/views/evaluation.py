@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from ntm.commands.command import DONE
+from ntm.commands.command import DONE, FAILED
 from ntm.commands.configuration import (
     ConfigurationError,
     build,
@@ -22,12 +23,12 @@ from ntm.commands.configuration import (
     plain,
     quiet_lightning,
 )
-from ntm.folders.runs import RunFolder, load_checkpoint, write_rows, write_whole
+from ntm.folders.runs import RunFolder, check_writable, load_checkpoint, write_rows, write_whole
 from ntm.machine import NTM
 from ntm.tasks import Point, Task
 from ntm.tasks.kinds import DRAWN
 from ntm.views import figures
-from ntm.views.probing import evaluate, inside, point_inside, point_name
+from ntm.views.probing import Answer, evaluate, inside, point_inside, point_name
 
 
 def load(run: str | Path, checkpoint: str = "best") -> nn.Module:
@@ -92,9 +93,11 @@ def evaluate_run(config: DictConfig) -> list[dict[str, Any]]:
 
     Raises:
         ConfigurationError: The run, its checkpoint or a value cannot be used; nothing is written.
+        Unwritten: The results could not be written; it has them.
 
     """
     check_evaluation(config)
+    check_writable(_results_of(config).evaluations.parent)
     torch.set_num_threads(config.threads)
     folder = RunFolder.existing(config.run, "run")
     task, network = restore(folder, config.checkpoint)
@@ -103,8 +106,14 @@ def evaluate_run(config: DictConfig) -> list[dict[str, Any]]:
     resize_memory(network, config.memory_size)
     network.to(_device(config.accelerator))
     return write_evaluation(
-        folder, network, task, points, kinds, config.sequences, config.checkpoint
-    )
+        _results_of(config), network, task, points, kinds, config.sequences, config.checkpoint,
+        _setting(folder, network, config.checkpoint),
+    )  # fmt: skip
+
+
+def _results_of(config: DictConfig) -> RunFolder:
+    """Where the results of an evaluation go."""
+    return RunFolder(config.run if config.folder is None else config.folder)
 
 
 def _asked(task: Task, config: DictConfig, folder: RunFolder) -> list[Point]:
@@ -171,11 +180,18 @@ def evaluate_job(config: DictConfig) -> int:
         ConfigurationError: The run, its checkpoint or a value cannot be used; nothing is written.
 
     """
-    rows = evaluate_run(config)
+    unwritten = None
+    try:
+        rows = evaluate_run(config)
+    except Unwritten as error:
+        unwritten, rows = error, error.rows
     console = Console()
     for shown in tables(rows):
         console.print(shown)
-    folder = RunFolder(config.run)
+    if unwritten is not None:
+        print(unwritten, file=sys.stderr)
+        return FAILED
+    folder = _results_of(config)
     console.print(f"Table and pictures: {folder.evaluations}, {folder.figures}", soft_wrap=True)
     return DONE
 
@@ -192,6 +208,14 @@ def _device(accelerator: str) -> torch.device:
     return trainer.strategy.root_device
 
 
+class Unwritten(Exception):
+    """Results that could not be written: the message says why, ``rows`` has them."""
+
+    def __init__(self, error: OSError, rows: list[dict[str, Any]]) -> None:
+        super().__init__(f"the results could not be written: {one_line(error)}")
+        self.rows = rows
+
+
 def write_evaluation(
     folder: RunFolder,
     network: nn.Module,
@@ -200,15 +224,36 @@ def write_evaluation(
     kinds: Sequence[str],
     sequences: int,
     checkpoint: str,
+    setting: str | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate a network, and put rows into eval/results.csv and pictures into figures/.
 
     Answers, and the machine's inside, are drawn for the first of the kinds.
+
+    Raises:
+        Unwritten: The disk is full, say; it has the rows.
+
     """
     found = {kind: evaluate(network, task, points, sequences, kind) for kind in kinds}
     rows = [_with_checkpoint(row, checkpoint) for results, _ in found.values() for row in results]
-    merge_evaluations(folder, rows)
-    setting = _setting(folder, network, checkpoint)
+    setting = _setting(folder, network, checkpoint) if setting is None else setting
+    try:
+        merge_evaluations(folder, rows)
+        _draw(folder, network, task, points, found, setting)
+    except OSError as error:
+        raise Unwritten(error, rows) from error
+    return rows
+
+
+def _draw(
+    folder: RunFolder,
+    network: nn.Module,
+    task: Task,
+    points: Sequence[Point],
+    found: Mapping[str, tuple[list[dict[str, Any]], dict[Point, Answer]]],
+    setting: str,
+) -> None:
+    kinds = list(found)
     first = kinds[0]
     named = task.name if first == DRAWN else f"{task.name}, {first}"
     ending = setting if first == DRAWN else f"_{first}{setting}"
@@ -227,7 +272,6 @@ def write_evaluation(
         labels = [task.label(point) for point in points]
         figure = figures.draw_shares(exact, kinds, labels, f"{task.name}, share of exact sequences")
         write_whole(folder.figures / f"kinds{setting}.png", figures.png(figure))
-    return rows
 
 
 def resize_memory(network: nn.Module, memory_size: int | None) -> None:
