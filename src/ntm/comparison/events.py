@@ -46,7 +46,7 @@ def means_folder(comparison: Comparison, group: Group, elsewhere: Path | None = 
     """Beside the group's runs, where they fill a folder; else among those of the comparison."""
     name = re.sub(r"[^\w=,.+-]+", "_", f"{comparison.task}, {group.label}")
     if elsewhere is not None:
-        return elsewhere / Path(MEANS).name / name
+        return elsewhere / MEANS.name / name
     beside = {run.path.parent for run in group.runs}
     inside = [run for run in comparison.runs if run.path.parent in beside]
     if len(beside) == 1 and len(inside) == len(group.runs):
