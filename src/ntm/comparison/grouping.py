@@ -287,5 +287,7 @@ def _order(value: Any) -> tuple[bool, float, str]:
 
 
 def sd(values: Sequence[float] | np.ndarray) -> float:
-    """Sample standard deviation; nan for fewer than two."""
-    return float(np.std(values, ddof=1)) if len(values) > 1 else math.nan
+    """Sample standard deviation; nan for fewer than two, or where one is no finite number."""
+    if len(values) < 2 or not np.isfinite(values).all():
+        return math.nan
+    return float(np.std(values, ddof=1))

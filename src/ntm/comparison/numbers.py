@@ -65,7 +65,7 @@ def run_rows(comparison: Comparison) -> list[dict[str, Any]]:
             "seed": run.config.seed,
             "status": run.status,
             "sequences": run.sequences,
-            **{key: _known(run.result.get(key)) for key in keys},
+            **{key: run.result.get(key) for key in keys},  # inf and nan are told as what they are
         }
         for group in comparison.groups
         for run in group.runs

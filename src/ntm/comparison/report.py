@@ -64,6 +64,15 @@ class Table(NamedTuple):
     rows: list[list[str]]
 
 
+def _speakable(value: Any) -> Any:
+    """A value as JSON has it: what is no finite number is a word."""
+    if isinstance(value, dict):
+        return {key: _speakable(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_speakable(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def compare_job(config: DictConfig) -> int:
     """Compare the runs below some folders, and return the exit status of the command.
 
@@ -139,7 +148,7 @@ def write_comparisons(
         write_means(comparison, elsewhere)
     write_whole(folder / "comparison.md", "\n".join(texts).encode())
     contents = {"bootstrap": _bootstrap_settings(), "tasks": told}
-    text = json.dumps(contents, indent=2, allow_nan=False, default=str) + "\n"
+    text = json.dumps(_speakable(contents), indent=2, allow_nan=False, default=str) + "\n"
     write_whole(folder / "comparison.json", text.encode())
     content = page(_title(comparisons), STATISTICS[statistic], sections)
     write_whole(folder / "report.html", content.encode())
