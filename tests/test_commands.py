@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -554,3 +555,33 @@ def test_a_disk_that_is_full_at_the_end_costs_no_table(program, monkeypatch, tmp
     assert "wrong bits" in out
     assert "No space left" in err
     assert "Traceback" not in err
+
+
+STRANGE = "a [bold]b[red] it's = {x}, $HOME"
+
+
+def test_what_is_printed_to_be_copied_works_when_copied(monkeypatch, tmp_path, capfd):
+    place = tmp_path / STRANGE
+    place.mkdir()
+    run = f"'{place}/run'".replace("it's", "it\\'s")  # as Hydra quotes
+    small = [*SMALL, "sequences=16"]
+    assert run_here(monkeypatch, tmp_path, "run_train", *small, f"folder={run}") == 0
+    out = capfd.readouterr().out
+    (shown,) = [line for line in out.splitlines() if "tensorboard --logdir" in line]
+    assert shlex.split(shown.partition("--logdir ")[2]) == [str(tmp_path)]
+    assert run_here(monkeypatch, tmp_path, "run_train", *small, f"folder={run}", "seed=1") == 2
+    err = capfd.readouterr().err
+    (word,) = shlex.split(err.partition("beside it, ")[2].partition(" to start from")[0])
+    other = ["name=other", word]
+    assert run_here(monkeypatch, tmp_path, "run_train", *small, *other) == 0
+    capfd.readouterr()
+    assert run_here(monkeypatch, tmp_path, "run_eval", f"run={run}", "at=[3]") == 0
+    assert STRANGE in capfd.readouterr().out
+    assert (
+        run_here(monkeypatch, tmp_path, "run_compare", f"runs='{place}'".replace("it's", "it\\'s"))
+        == 0
+    )
+    out = capfd.readouterr().out
+    assert "[bold]" in out
+    (shown,) = [line for line in out.splitlines() if "tensorboard --logdir" in line]
+    assert shlex.split(shown.partition("--logdir ")[2]) == [str(place)]

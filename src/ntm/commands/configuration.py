@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import shlex
 import types
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import hydra.utils
@@ -326,6 +328,19 @@ def check_type(key: str, value: Any, hint: Any) -> None:
 def one_line(error: BaseException | str) -> str:
     """An exception's message without its line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def quoted(path: str | Path) -> str:
+    """A path as a shell takes it for one word."""
+    return shlex.quote(str(path))
+
+
+def as_override(key: str, value: str | Path) -> str:
+    """An override as a shell hands it to Hydra, whatever is in the value."""
+    if re.fullmatch(r"[\w./:+-]+", str(value)):
+        return f"{key}={value}"
+    text = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return shlex.quote(f"{key}='{text}'")
 
 
 def quiet_lightning() -> None:

@@ -18,7 +18,7 @@ from rich.table import Table as TerminalTable
 
 from ntm.commands import command
 from ntm.commands.command import DONE
-from ntm.commands.configuration import one_line, plain
+from ntm.commands.configuration import one_line, plain, quoted
 from ntm.comparison.events import MEANS_PAGE, write_means
 from ntm.comparison.grouping import Comparison, Group, band, compare
 from ntm.comparison.numbers import (
@@ -89,7 +89,7 @@ def compare_job(config: DictConfig) -> int:
         folder = write_comparisons(comparisons, config.statistic, elsewhere)
     except OSError as error:
         unwritten = error
-    console = Console()
+    console = Console(markup=False)
     for comparison in comparisons:
         console.print(_terminal_table(comparison))
         for note in comparison.notes:
@@ -102,7 +102,7 @@ def compare_job(config: DictConfig) -> int:
         return command.FAILED
     for line in (
         f"Everything: {folder / 'report.html'}",
-        f"TensorBoard: tensorboard --logdir {folder if elsewhere else folder.parent}",
+        f"TensorBoard: tensorboard --logdir {quoted(folder if elsewhere else folder.parent)}",
         f"and there the mean ± sd of every group: http://localhost:6006/{MEANS_PAGE}",
     ):
         console.print(line, soft_wrap=True, markup=False)
@@ -578,14 +578,8 @@ def _terminal_table(comparison: Comparison) -> TerminalTable:
         drawn.add_column(short, justify="left" if name == "group" else "right", overflow="fold")
     for row in table.rows:
         cells = dict(zip(table.headings, row, strict=True))
-        drawn.add_row(*(_plain_cell(cells.get(name, NOTHING)) for name in shown))
+        drawn.add_row(*(cells.get(name, NOTHING) for name in shown))
     return drawn
-
-
-def _plain_cell(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 def _cell(text: str) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from ntm.commands.configuration import ConfigurationError, differences, one_line, plain
+from ntm.commands.configuration import ConfigurationError, as_override, differences, one_line, plain
 from ntm.folders.locks import is_lock
 
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
@@ -150,10 +150,11 @@ class RunFolder:
             return
         changed = differences(self._read_values(), config)
         if changed:
+            same = as_override("init_from", self.path)
             raise ConfigurationError(
                 f"{self.path} holds a run with another configuration; differing: "
-                f"{', '.join(changed)}. Set name=… to train beside it, init_from={self.path} to "
-                "start from its weights, or overwrite=true to start over"
+                f"{', '.join(changed)}. Set name=… to train beside it, {same} to start from its "
+                "weights, or overwrite=true to start over"
             )
 
     def standing(self, config: DictConfig) -> str:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ntm.commands.command import DONE, FAILED, HELD, INTERRUPTED
-from ntm.commands.configuration import ConfigurationError, one_line
+from ntm.commands.configuration import ConfigurationError, one_line, quoted
 from ntm.folders.locks import Held
 from ntm.folders.runs import RunFolder
 from ntm.training.run import train
@@ -51,7 +51,7 @@ def run_job(config: DictConfig, started: float | None = None) -> int:
 def report(config: DictConfig, result: dict[str, Any]) -> None:
     """Print what a run came to, and how to look at it."""
     folder = RunFolder(config.folder)
-    console = Console()
+    console = Console(markup=False)
     facts = Table(
         show_header=False, title=f"{result['task']}, {result['model']}, seed {result['seed']}"
     )
@@ -82,9 +82,8 @@ def report(config: DictConfig, result: dict[str, Any]) -> None:
     if rows:
         for shown in tables(rows):
             console.print(shown)
-    console.print(
-        f"Curves and pictures: tensorboard --logdir {folder.path.parent.parent}", soft_wrap=True
-    )
+    beside = quoted(folder.path.parent.parent)
+    console.print(f"Curves and pictures: tensorboard --logdir {beside}", soft_wrap=True)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ class Summary(Callback):
         own = sum(p.numel() for p in network.parameters(recurse=False))
         if own:
             table.add_row("learned initial state", "", f"{own:,}")
-        Console(stderr=True).print(table)
+        Console(stderr=True, markup=False).print(table)
 
 
 class Bar(ProgressBar):
@@ -62,7 +62,7 @@ class Bar(ProgressBar):
         """Put the bar up where somebody can see it."""
         done = sequences_seen(trainer, 0)
         self._seen = (time.monotonic(), done)
-        console = Console(stderr=True)
+        console = Console(stderr=True, markup=False)
         if console.is_terminal and trainer.is_global_zero:
             self._progress = Progress(
                 TextColumn("{task.description}"),

@@ -30,6 +30,7 @@ from ntm.commands.configuration import (
     check_values,
     flatten,
     plain,
+    quoted,
     telling_apart,
 )
 from ntm.folders import runs
@@ -244,7 +245,7 @@ def table(jobs: Sequence[Job]) -> None:
         shown.add_column(name, justify="right")
     for title, one, result in zip(titles, jobs, results, strict=True):
         shown.add_row(f"{title} seed {one.seed}", *_cells(one, result))
-    console = Console(highlight=False)
+    console = Console(markup=False, highlight=False)
     console.print(shown)
     for title in dict.fromkeys(titles):
         of_title = [r for own, r in zip(titles, results, strict=True) if own == title]
@@ -258,7 +259,7 @@ def table(jobs: Sequence[Job]) -> None:
         console.print(f"The same command again goes on with {open_} of {len(jobs)} runs.")
     names = {Path(job.folder).parent.parent for job in jobs}
     root = os.path.commonpath(names) if several else Path(jobs[0].folder).parent.parent
-    console.print(f"Curves and pictures: tensorboard --logdir {root}", soft_wrap=True)
+    console.print(f"Curves and pictures: tensorboard --logdir {quoted(root)}", soft_wrap=True)
 
 
 def _title(job: Job, several: bool) -> str:

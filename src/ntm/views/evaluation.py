@@ -185,7 +185,7 @@ def evaluate_job(config: DictConfig) -> int:
         rows = evaluate_run(config)
     except Unwritten as error:
         unwritten, rows = error, error.rows
-    console = Console()
+    console = Console(markup=False)
     for shown in tables(rows):
         console.print(shown)
     if unwritten is not None:
