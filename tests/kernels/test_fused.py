@@ -31,7 +31,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn import functional as F
 
-from ntm.kernels import calling, fused
+from ntm.kernels import calling, compiling, fused
 from ntm.kernels.compiling import kernels
 from ntm.kernels.conventions import DENSE
 from ntm.machine import NTM, FeedforwardController, LSTMController, NTMState
@@ -886,3 +886,29 @@ def test_it_runs_where_no_cache_can_be_written(tmp_path):
         check=False,
     )
     assert done.stdout.strip() == "True", done.stderr
+
+
+@pytest.mark.slow
+def test_it_runs_where_the_disk_is_full(tmp_path):
+    """No file of the cache can become longer than 2,000 bytes."""
+    limit = "import resource, logging; logging.basicConfig(level='INFO')\n"
+    limit += "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", limit + PROGRAM],
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "True", done.stderr
+    assert done.stderr.count("cache of the fused engine cannot be used") == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no home"), KeyError("uid"), OSError("gone")])
+def test_a_user_without_a_home_keeps_no_cache(error, monkeypatch):
+    def nowhere() -> None:
+        raise error
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(compiling.Path, "home", nowhere)
+    assert compiling._cache_folder("lstm-float32") is None

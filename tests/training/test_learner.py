@@ -344,8 +344,8 @@ class TestDecay:
             ({"accumulate_grad_batches": 2}, 3),
             ({"accumulate_grad_batches": 3}, 2),
             ({"accumulate_grad_batches": 100}, 2),
-            ({"callbacks": [GradientAccumulationScheduler({1: 2})]}, 4),
-            ({"callbacks": [GradientAccumulationScheduler({0: 3, 1: 1})]}, 2),
+            ({"by_epoch": {1: 2}}, 4),
+            ({"by_epoch": {0: 3, 1: 1}}, 2),
         ],
         ids=str,
     )
@@ -357,7 +357,9 @@ class TestDecay:
                 rates.append(optimizer.param_groups[0]["lr"])
 
         learner = Learner(network("lstm"), partial(torch.optim.SGD, lr=2.0), "linear")
-        own = added_up.get("callbacks", [])
+        added_up = dict(added_up)
+        by_epoch = added_up.pop("by_epoch", None)
+        own = [GradientAccumulationScheduler(by_epoch)] if by_epoch else []
         # Four batches in two intervals, the first of three.
         four = data(sequences=16, validate_every=12)
         trainer = fit(learner, four, **added_up | {"callbacks": [Watch(), *own]})

@@ -13,7 +13,6 @@ import hashlib
 import logging
 import os
 import tempfile
-from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,25 +40,36 @@ def kernels(controller: str, dtype: str) -> Kernels:
         dtype: ``float32`` or ``float64``.
 
     """
+    folder = _cache_folder(f"{controller}-{dtype}")
+    if folder is not None:
+        try:
+            with FileLock(folder / "lock"):
+                return _compile(controller, dtype, folder)
+        except OSError as error:  # a full disk, or a folder that was taken away
+            logger.info("the cache of the fused engine cannot be used: %s", error)
+    return _compile(controller, dtype, None)
+
+
+def _compile(controller: str, dtype: str, folder: Path | None) -> Kernels:
+    """Load a kind from its folder, or compile it and keep it there."""
     import numba
 
     from ntm.kernels.cpu import FUNCTIONS, compiled
 
-    folder = _cache_folder(f"{controller}-{dtype}")
-    lock: Any = nullcontext() if folder is None else FileLock(folder / "lock")
-    with lock:
-        ready = folder / "ready" if folder is not None else None
-        if ready is None or not ready.exists():
-            logger.info("compiling the fused engine, once on this machine")
-        config: Any = numba.config
-        users, config.CACHE_DIR = config.CACHE_DIR, str(folder or "")
-        try:
-            functions = (of(getattr(np, dtype)) for of in FUNCTIONS[controller])
-            made = Kernels(*(compiled(each, folder is not None).ctypes for each in functions))
-        finally:
-            config.CACHE_DIR = users
-        if ready is not None:
-            ready.touch()
+    ready = None if folder is None else folder / "ready"
+    if ready is None:
+        logger.info("compiling the fused engine for this process alone: it cannot be kept")
+    elif not ready.exists():
+        logger.info("compiling the fused engine, once on this machine")
+    config: Any = numba.config
+    users, config.CACHE_DIR = config.CACHE_DIR, str(folder or "")
+    try:
+        functions = (of(getattr(np, dtype)) for of in FUNCTIONS[controller])
+        made = Kernels(*(compiled(each, folder is not None).ctypes for each in functions))
+    finally:
+        config.CACHE_DIR = users
+    if ready is not None:
+        ready.touch()
     return made
 
 
@@ -73,11 +83,11 @@ def _cache_folder(name: str) -> Path | None:
     processor = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
     versions = f"{numba.__version__} {np.__version__} {here} {processor}"
     text = versions.encode() + b"".join(path.read_bytes() for path in sources)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "ntm" / hashlib.sha256(text).hexdigest()[:16] / name
     try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        folder = Path(base) / "ntm" / hashlib.sha256(text).hexdigest()[:16] / name
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
-    except OSError:
+    except (OSError, RuntimeError, KeyError):  # the user may have no home
         return None
