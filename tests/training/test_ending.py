@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -172,3 +173,16 @@ def test_a_terminal_that_lacks_letters_gets_others_for_them(encoding, tmp_path):
         told = done.stdout.decode(encoding) + done.stderr.decode(encoding)
         assert "seed_0" in told or "comparison" in told
     assert result(tmp_path / "outputs" / "copy" / "ntm" / "seed_0")["status"] == "finished"
+
+
+def test_a_run_in_a_thread_of_its_own_is_as_any(tmp_path, monkeypatch):
+    from ntm.commands import command
+    from ntm.training.run import train
+
+    monkeypatch.chdir(tmp_path)
+    config = command.compose(ROOT / "configs", "train", [*SMALL, "sequences=96"])
+    came_to = []
+    thread = threading.Thread(target=lambda: came_to.append(train(config)))
+    thread.start()
+    thread.join(timeout=120)
+    assert came_to[0]["status"] == "finished"

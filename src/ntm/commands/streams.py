@@ -53,3 +53,23 @@ def lasting() -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         sys.stdout, sys.stderr = before
+
+
+def show(table: Any) -> None:
+    """Print a table of `rich` so that every value is whole.
+
+    Where it is wider than the terminal its headings are folded; what then still does not fit goes
+    beyond the edge, where the terminal goes on in the next line.
+    """
+    from rich.cells import cell_len
+    from rich.console import Console
+
+    console = Console(markup=False, highlight=False)
+    unbounded = console.options.update(max_width=10_000)
+    if console.measure(table, options=unbounded).maximum > console.width:
+        for column in table.columns:
+            column.width = max([4, *(cell_len(str(cell)) for cell in column.cells)])
+            column.overflow, column.no_wrap = "fold", False
+        needed = 1 + sum(column.width + 3 for column in table.columns)
+        console = Console(markup=False, highlight=False, width=max(needed, console.width))
+    console.print(table)

@@ -19,6 +19,7 @@ from rich.table import Table as TerminalTable
 from ntm.commands import command
 from ntm.commands.command import DONE
 from ntm.commands.configuration import one_line, plain, quoted
+from ntm.commands.streams import show
 from ntm.comparison.events import MEANS_PAGE, write_means
 from ntm.comparison.grouping import Comparison, Group, band, compare
 from ntm.comparison.numbers import (
@@ -91,7 +92,7 @@ def compare_job(config: DictConfig) -> int:
         unwritten = error
     console = Console(markup=False)
     for comparison in comparisons:
-        console.print(_terminal_table(comparison))
+        show(_terminal_table(comparison))
         for note in comparison.notes:
             console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
     if unwritten is not None:

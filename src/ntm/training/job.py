@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ntm.commands.command import DONE, FAILED, HELD, INTERRUPTED
 from ntm.commands.configuration import ConfigurationError, one_line, quoted
+from ntm.commands.streams import show
 from ntm.folders.locks import Held
 from ntm.folders.runs import RunFolder
 from ntm.training.run import train
@@ -81,7 +82,7 @@ def report(config: DictConfig, result: dict[str, Any]) -> None:
     rows = [row for row in folder.read_evaluations() if row["checkpoint"] == "best"]
     if rows:
         for shown in tables(rows):
-            console.print(shown)
+            show(shown)
     beside = quoted(folder.path.parent.parent)
     console.print(f"Curves and pictures: tensorboard --logdir {beside}", soft_wrap=True)
 

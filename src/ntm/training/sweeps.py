@@ -33,6 +33,7 @@ from ntm.commands.configuration import (
     quoted,
     telling_apart,
 )
+from ntm.commands.streams import show
 from ntm.folders import runs
 from ntm.folders.locks import Held, Lock, holder_of
 from ntm.folders.runs import RunFolder
@@ -246,7 +247,7 @@ def table(jobs: Sequence[Job]) -> None:
     for title, one, result in zip(titles, jobs, results, strict=True):
         shown.add_row(f"{title} seed {one.seed}", *_cells(one, result))
     console = Console(markup=False, highlight=False)
-    console.print(shown)
+    show(shown)
     for title in dict.fromkeys(titles):
         of_title = [r for own, r in zip(titles, results, strict=True) if own == title]
         console.print(_summary(title, of_title), soft_wrap=True)

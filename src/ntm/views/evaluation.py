@@ -23,6 +23,7 @@ from ntm.commands.configuration import (
     plain,
     quiet_lightning,
 )
+from ntm.commands.streams import show
 from ntm.folders.runs import RunFolder, check_writable, load_checkpoint, write_rows, write_whole
 from ntm.machine import NTM
 from ntm.tasks import Point, Task
@@ -187,7 +188,7 @@ def evaluate_job(config: DictConfig) -> int:
         unwritten, rows = error, error.rows
     console = Console(markup=False)
     for shown in tables(rows):
-        console.print(shown)
+        show(shown)
     if unwritten is not None:
         print(unwritten, file=sys.stderr)
         return FAILED
