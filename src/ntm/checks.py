@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence
+from collections.abc import Collection, Sequence
 
 
 def check_at_least(name: str, value: int, least: int) -> None:
@@ -29,26 +24,28 @@ def check_choice(name: str, value: object, known: Collection[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
-def check_inputs(inputs: Any, weight: Tensor, input_size: int, batch_first: bool) -> None:
-    """Refuse inputs that are not sequences of the right width, in the precision of a weight."""
-    if not isinstance(inputs, Tensor):
-        hint = ": pad it, and leave the padding out of the loss by a mask"
-        packed = isinstance(inputs, PackedSequence)
-        raise TypeError(
-            f"inputs must be a tensor, got {type(inputs).__name__}{hint if packed else ''}"
-        )
-    shape = inputs.shape
+def check_inputs(
+    shape: Sequence[int], input_size: int, batch_first: bool, dtype: object, own: object
+) -> None:
+    """Refuse inputs that are not sequences of the right width, in the network's own precision."""
     if len(shape) != 3 or shape[-1] != input_size or 0 in shape:
         order = "(B, T, I)" if batch_first else "(T, B, I)"
         raise ValueError(
             f"inputs must have shape {order} with I={input_size} and nothing empty, "
             f"got {tuple(shape)}"
         )
-    if inputs.dtype != weight.dtype and not torch.is_autocast_enabled(inputs.device.type):
+    if dtype != own:
         raise ValueError(
-            f"inputs must be in {weight.dtype}, as the network is, got {inputs.dtype}; "
-            "inputs.to(…) or network.to(…) makes them alike"
+            f"inputs must be in {own}, as the network is, got {dtype}; inputs.to(…) or "
+            "network.to(…) makes them alike"
         )
+
+
+def no_tensor(inputs: object) -> TypeError:
+    """What to say of inputs that are none."""
+    name = type(inputs).__name__
+    hint = ": pad it, and leave the padding out of the loss by a mask"
+    return TypeError(f"inputs must be a tensor, got {name}{hint * (name == 'PackedSequence')}")
 
 
 def check_share(name: str, value: float) -> None:

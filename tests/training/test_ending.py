@@ -92,7 +92,11 @@ def _lost(*_: object) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
-@pytest.mark.parametrize("ignored", [False, True], ids=["heard", "under nohup"])
+@pytest.mark.parametrize(
+    "ignored",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["heard", "under nohup"],
+)
 def test_a_terminal_that_is_closed_ends_it_as_an_interrupt_does(ignored, tmp_path):
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
@@ -115,7 +119,7 @@ def test_a_terminal_that_is_closed_ends_it_as_an_interrupt_does(ignored, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "closed", [pytest.param("stdout", marks=pytest.mark.slow), "stderr", "both"]
+    "closed", [*(pytest.param(one, marks=pytest.mark.slow) for one in ("stdout", "stderr")), "both"]
 )
 def test_it_goes_on_when_nobody_reads_what_it_says(closed, tmp_path):
     """As `| head -1` does it, and a terminal that is gone."""
@@ -151,10 +155,8 @@ def test_head_reads_a_line_of_every_command(tmp_path):
         assert "BrokenPipe" not in (tmp_path / "err").read_text(), command
 
 
-@pytest.mark.parametrize(
-    "encoding",
-    ["ascii", *(pytest.param(name, marks=pytest.mark.slow) for name in ("latin-1", "cp1252"))],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_a_terminal_that_lacks_letters_gets_others_for_them(encoding, tmp_path):
     environment = os.environ | {"PYTHONIOENCODING": f"{encoding}:strict", "PYTHONPATH": BESIDE}
     for command in (

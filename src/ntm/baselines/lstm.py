@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ntm.checks import check_at_least, check_choice, check_dropout, check_inputs
+from ntm.checks import check_at_least, check_choice, check_dropout, check_inputs, no_tensor
 
 LSTMState = tuple[Tensor, Tensor]
 
@@ -75,7 +75,11 @@ class LSTM(nn.Module):
 
     def forward(self, inputs: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
         """Run over whole sequences; see the class for shapes."""
-        check_inputs(inputs, self.output.weight, self.input_size, self.batch_first)
+        if not isinstance(inputs, Tensor):
+            raise no_tensor(inputs)
+        lowered = torch.is_autocast_enabled(inputs.device.type)
+        own = inputs.dtype if lowered else self.output.weight.dtype
+        check_inputs(inputs.shape, self.input_size, self.batch_first, inputs.dtype, own)
         if self.batch_first:
             inputs = inputs.transpose(0, 1)
         if state is None:

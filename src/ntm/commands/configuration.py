@@ -163,7 +163,7 @@ UNASKED = ("evaluation.kinds",)
 """Keys that earlier configurations did not have, and that are nothing to them."""
 
 LARGEST_SEED = 2**64 - 1
-"""What torch's generators take."""
+"""What generators of random numbers take."""
 
 FREE = ("name", "folder", "logger", "callbacks", "overwrite")
 """Keys that may differ when a run goes on."""

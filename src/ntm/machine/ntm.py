@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import _register_namedtuple
 from torch.utils.checkpoint import checkpoint
 
-from ntm.checks import check_at_least, check_choice, check_inputs
+from ntm.checks import check_at_least, check_choice, check_inputs, no_tensor
 from ntm.kernels.watching import kept_elsewhere, transformed, watched
 from ntm.machine.addressing import NORM_FLOOR, address
 from ntm.machine.controllers import (
@@ -593,7 +593,11 @@ class NTM(nn.Module):
 
     def _enter(self, inputs: Tensor, state: NTMState | None) -> tuple[Tensor, NTMState]:
         """Check the inputs, make them time-major, and begin where ``state`` says."""
-        check_inputs(inputs, self._weight, self.input_size, self.batch_first)
+        if not isinstance(inputs, Tensor):
+            raise no_tensor(inputs)
+        lowered = inputs.device.type != "meta" and torch.is_autocast_enabled(inputs.device.type)
+        own = inputs.dtype if lowered else self._weight.dtype
+        check_inputs(inputs.shape, self.input_size, self.batch_first, inputs.dtype, own)
         if self.batch_first:
             inputs = inputs.transpose(0, 1)
         if state is None:

@@ -98,9 +98,9 @@ def evaluate_run(config: DictConfig) -> list[dict[str, Any]]:
 
     """
     check_evaluation(config)
-    check_writable(_results_of(config).evaluations.parent)
     torch.set_num_threads(config.threads)
     folder = RunFolder.existing(config.run, "run")
+    check_writable(_results_of(config).evaluations.parent)
     task, network = restore(folder, config.checkpoint)
     points = _asked(task, config, folder)
     kinds = evaluation_kinds(task, config.kinds, "kinds")
