@@ -21,6 +21,8 @@ class _Lasting:
     def write(self, text: str) -> int:
         try:
             return self._stream.write(text)
+        except UnicodeError:
+            raise  # somebody listens
         except (OSError, ValueError):
             self._fall_silent()
         return len(text)
