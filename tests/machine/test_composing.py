@@ -145,6 +145,63 @@ def test_the_fused_engine_by_name_says_that_it_cannot(transform):
         transform(network(engine="fused"))
 
 
+# --- Second derivatives on the tape: by the time they are asked for, the engine has run
+
+
+def squared(net: NTM, x: Tensor) -> Tensor:
+    return net(x)[0].square().sum()
+
+
+def of_weights(net: NTM):
+    weights = [*net.parameters()]
+    first = torch.autograd.grad(squared(net, inputs()), weights, create_graph=True)
+    return torch.autograd.grad(sum(part.square().sum() for part in first), weights)
+
+
+def gradient_penalty(net: NTM):
+    x = inputs().requires_grad_()
+    (first,) = torch.autograd.grad(squared(net, x), x, create_graph=True)
+    return torch.autograd.grad(first.square().sum(), [*net.output.parameters()])
+
+
+def backward_twice(net: NTM):
+    squared(net, inputs()).backward(create_graph=True)
+    sum(weight.grad.square().sum() for weight in net.parameters()).backward()
+    return [weight.grad for weight in net.parameters()]
+
+
+def times_a_vector(net: NTM):
+    x = inputs()
+    return torch.autograd.functional.hvp(lambda x: squared(net, x), x, torch.ones_like(x))
+
+
+def all_of_them(net: NTM):
+    return torch.autograd.functional.hessian(lambda x: squared(net, x), inputs(2, 1))
+
+
+SECOND = [of_weights, gradient_penalty, backward_twice, times_a_vector, all_of_them]
+
+
+@pytest.mark.filterwarnings("ignore:Using backward.. with create_graph")
+@pytest.mark.parametrize("engine", ["auto", "fused"])
+@pytest.mark.parametrize("controller", CONTROLLERS)
+@pytest.mark.parametrize("way", SECOND, ids=lambda one: one.__name__)
+def test_second_derivatives_on_the_tape_are_refused(way, controller, engine):
+    assert leaves(way(network(controller, "reference")))
+    with pytest.raises(NotImplementedError, match=r"set net\.engine = 'reference' before"):
+        way(network(controller, engine))
+
+
+@pytest.mark.parametrize("way", SECOND, ids=lambda one: one.__name__)
+def test_and_those_through_a_controller_of_ones_own(way):
+    def make(input_size: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(input_size, H), nn.Tanh())
+
+    net = NTM(WIDTH, OUT, N, M, controller=make, engine="auto").double()
+    with pytest.raises(NotImplementedError, match="first derivatives alone"):
+        way(net)
+
+
 # --- Parts that were replaced
 
 

@@ -11,12 +11,11 @@ Three operators, each with its backward: ``lstm_loop`` and ``feedforward_loop`` 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from ntm.kernels.calling import Job, check_place
@@ -288,6 +287,26 @@ class Tape:
         del self.dmemory, self.dw, self.stretch, self.told, self.draw, self.nothing, self.backward
 
 
+def _once(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Refuse to be differentiated twice at once.
+
+    torch's own `once_differentiable` raises when the second derivative is taken; but where it is
+    asked for some inputs alone, torch leaves out the part that would raise, and what remains is
+    wrong.
+    """
+
+    @wraps(backward)
+    def first_order(*arguments: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise NotImplementedError(
+                "the fused engine has first derivatives alone, and create_graph=True is for second "
+                "ones; set net.engine = 'reference' before the forward pass"
+            )
+        return backward(*arguments)
+
+    return first_order
+
+
 class _TapeStep(torch.autograd.Function):
     """One step of a `Tape`."""
 
@@ -304,7 +323,7 @@ class _TapeStep(torch.autograd.Function):
         return seen, tape.raw.new_empty(1)
 
     @staticmethod
-    @once_differentiable
+    @_once
     def backward(ctx: Any, dseen: Tensor | None, *dpassing: Tensor | None) -> tuple[Any, ...]:
         tape, t = ctx.tape, ctx.t
         (weight,) = ctx.saved_tensors
@@ -400,7 +419,7 @@ def _differentiate(
             return made
 
         @staticmethod
-        @once_differentiable
+        @_once
         def backward(ctx: Any, *derivatives: Any) -> Any:
             return *backward(ctx, *derivatives[:outputs]), None
 
