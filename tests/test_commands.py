@@ -534,6 +534,51 @@ def test_results_that_cannot_be_written_are_refused_before_they_are_computed(
     assert "elsewhere/deep" in capfd.readouterr().out
 
 
+def in_the_way(folder: Path) -> None:
+    (folder / "outputs").write_text("in the way")  # even root cannot write into it
+
+
+def read_only(folder: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("nothing is read-only to root")
+    folder.chmod(0o555)
+
+
+@pytest.mark.parametrize("more", [[], ["-m", "seed=0,1"]], ids=["run", "sweep"])
+@pytest.mark.parametrize("obstacle", [in_the_way, read_only])
+def test_a_run_that_cannot_be_written_is_refused_before_it_starts(
+    obstacle, more, monkeypatch, tmp_path, capfd
+):
+    here = tmp_path / "here"
+    here.mkdir()
+    obstacle(here)
+    try:
+        assert run_here(monkeypatch, here, "run_train", *more, *SMALL) == 2
+        _, err = capfd.readouterr()
+        assert len(err.splitlines()) == 1
+        assert "outputs/copy/ntm/seed_0, which cannot be written to" in err
+        assert "folder=… puts them elsewhere" in err
+        elsewhere = f"folder={tmp_path}/elsewhere/${{seed}}"
+        asked = [*more, *SMALL, "sequences=16", elsewhere]
+        assert run_here(monkeypatch, here, "run_train", *asked) == 0
+        assert (tmp_path / "elsewhere" / "0" / "result.json").is_file()
+    finally:
+        here.chmod(0o755)
+
+
+def test_a_finished_run_is_left_alone_where_nothing_can_be_written(monkeypatch, tmp_path, capfd):
+    if os.geteuid() == 0:
+        pytest.skip("nothing is read-only to root")
+    run = small_run(monkeypatch, tmp_path)
+    run.chmod(0o555)
+    try:
+        assert run_here(monkeypatch, tmp_path, "run_train", *SMALL, "sequences=16") == 0
+        assert run_here(monkeypatch, tmp_path, "run_train", *SMALL, "overwrite=true") == 2
+        assert "cannot be written to" in capfd.readouterr().err
+    finally:
+        run.chmod(0o755)
+
+
 @pytest.mark.parametrize("program", ["run_eval", "run_compare"])
 def test_a_disk_that_is_full_at_the_end_costs_no_table(program, monkeypatch, tmp_path, capfd):
     from ntm.comparison import report

@@ -94,7 +94,7 @@ class RunFolder:
         """
         try:
             return _read_mapping(self.result, json.loads)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
 
     def read_evaluations(self) -> list[dict[str, str]]:
@@ -161,14 +161,17 @@ class RunFolder:
         """What the command would do here: ``skip``, ``resume``, ``start`` or ``start over``.
 
         Raises:
-            ConfigurationError: The folder is not free and not of a run with this configuration.
+            ConfigurationError: The folder is not free and not of a run with this configuration,
+                or cannot be written to.
 
         """
         if config.overwrite and self.config.is_file():
+            check_writable(self.path)
             return OVER
         self.refuse_if_other(config)
         if self.read_result().get("status") == FINISHED:
             return SKIP
+        check_writable(self.path)
         return RESUME if self.last.is_file() else START
 
     def begin(self, config: DictConfig, resume: bool) -> None:
@@ -206,6 +209,8 @@ class RunFolder:
 def _read_mapping(path: Path, read: Callable[[bytes], Any]) -> dict[str, Any]:
     try:
         values = read(path.read_bytes())
+    except PermissionError as error:
+        raise ConfigurationError(f"{path} cannot be read ({error.strerror})") from error
     except (ValueError, yaml.YAMLError) as error:
         raise ConfigurationError(
             f"{path} is damaged ({one_line(error)[:120]}); overwrite=true starts the run over"
@@ -252,20 +257,23 @@ def writing(path: Path) -> Iterator[Path]:
 def check_writable(folder: Path) -> None:
     """Refuse a folder for results that cannot be written to, before they are computed.
 
+    Writes nothing.
+
     Raises:
         ConfigurationError: Says why not, and that there is a way around it.
 
     """
-    probe = folder / f".{os.getpid()}.part"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.write_bytes(b"")
-        probe.unlink()
-    except OSError as error:
-        raise ConfigurationError(
-            f"the results would go into {folder}, which cannot be written to "
-            f"({error.strerror or error}); folder=… puts them elsewhere"
-        ) from error
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        reason = f"{there} is no folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        reason = f"{there} is read-only to this user"
+    else:
+        return
+    raise ConfigurationError(
+        f"the results would go into {folder}, which cannot be written to ({reason}); "
+        "folder=… puts them elsewhere"
+    )
 
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
