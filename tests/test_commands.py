@@ -534,6 +534,34 @@ def test_results_that_cannot_be_written_are_refused_before_they_are_computed(
     assert "elsewhere/deep" in capfd.readouterr().out
 
 
+NOBODY = """
+import pwd, runpy, sys
+def unknown(user):
+    raise KeyError(user)
+pwd.getpwuid = unknown
+sys.argv = sys.argv[1:]
+sys.path.insert(0, sys.argv[0].rpartition("/")[0])
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_user_without_a_home_or_an_entry_in_the_password_file_trains(tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "HOME"}
+    environment["TMPDIR"] = str(tmp_path)
+    asked = [str(ROOT / "run_train.py"), "model=lstm", "model.network.hidden_size=8"]
+    asked += ["sequences=16", "validate_every=16", "evaluation.sequences=1"]
+    done = subprocess.run(
+        [sys.executable, "-c", NOBODY, *asked],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not [*tmp_path.glob("matplotlib-*")]  # nothing is left behind
+
+
 def in_the_way(folder: Path) -> None:
     (folder / "outputs").write_text("in the way")  # even root cannot write into it
 

@@ -7,12 +7,15 @@ A run that another process is at fails a command of its own, and does not fail a
 from __future__ import annotations
 
 import argparse
+import atexit
 import difflib
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -66,8 +69,22 @@ def main(
             together.
 
     """
+    _find_a_home()
     with lasting():
         return _main(configs, name, check, job, after, ready)
+
+
+def _find_a_home() -> None:
+    """Give libraries a place for their settings where the user has none, as in some containers.
+
+    Matplotlib cannot be imported without.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        if "MPLCONFIGDIR" not in os.environ:
+            os.environ["MPLCONFIGDIR"] = place = tempfile.mkdtemp(prefix="matplotlib-")
+            atexit.register(shutil.rmtree, place, ignore_errors=True)
 
 
 def _main(
