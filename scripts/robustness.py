@@ -67,7 +67,7 @@ def page(grid: Mapping[str, str]) -> str:
             continue
         if not is_solved(own) and not notes.get(name):
             missing.append(name)
-        lines.append([shown(changed), *cells(own), notes.get(name, "")])
+        lines.append([shown(changed), *cells(own), " ".join(notes.get(name, "").split())])
     if missing:
         raise ValueError(f"{NOTES} must say why there is a seed without success: {missing}")
     headings = ["changed", "seeds", "budget", "solved", "sequences to solve, median / worst"]

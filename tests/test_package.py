@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -24,6 +25,18 @@ baseline = ntm.LSTM(9, 8)
 gradient = net.emit.weight.grad.double().abs().sum().item()
 print(tuple(logits.shape), net.initial_state(1).memory.shape[1], gradient.hex())
 """
+
+
+def test_the_pythons_that_are_promised_are_those_that_are_tested():
+    tested = re.search(r"for version in ((?:3\.\d+ ?)+);", (ROOT / ".ci" / "run").read_text())
+    assert tested is not None
+    first, *_, last = tested[1].split()
+    after = f"3.{int(last.partition('.')[2]) + 1}"
+    required = f'requires-python = ">={first},<{after}"'
+    assert required in (ROOT / "pyproject.toml").read_text()
+    assert f"Python {first} to {last} (" in (ROOT / "README.md").read_text()
+    running = sys.version_info[:2]
+    assert f"{running[0]}.{running[1]}" in tested[1].split()
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_a_row_that_is_not_solved_must_say_why(robustness):
     write_runs(robustness, {"sequences_to_solve": "5000"}, {"sequences_to_solve": ""})
     with pytest.raises(ValueError, match="wide"):
         robustness.page({"wide": "task.bits=16"})
-    robustness.NOTES.write_text("# Title\n\n## wide\n\nToo short.\n")
+    robustness.NOTES.write_text("# Title\n\n## wide\n\nToo short,\nby far.\n")
     page = robustness.page({"wide": "task.bits=16"})
     assert "| **1 of 2** |" in page
-    assert "| Too short. |" in page
+    assert "| Too short, by far. |" in page
