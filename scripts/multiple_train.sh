@@ -11,6 +11,7 @@ those of run_train.py and go to every run.
   MODELS   the models, default "ntm lstm"
   SEEDS    such as 0-9 (the default) or 1,4,7
   JOBS     runs at a time, default cores / threads
+  CUDA_VISIBLE_DEVICES   GPUs, default all; runs are shared out over them, several on one
   PYTHON   default .venv/bin/python if there is one and no other environment is active
 
   --dry-run   print the runs and what each would do
@@ -47,15 +48,16 @@ trap 'exit 130' INT TERM
 plan=$("$python" -m ntm.training.sweeps plan "$root/configs" "${MODELS-ntm lstm}" "${SEEDS-0-9}" \
   ${overrides[@]+"${overrides[@]}"}) || exit
 
-models=() seeds=() folders=() totals=() states=() notes=() pids=() resumed=()
-at_once=
+models=() seeds=() folders=() totals=() states=() notes=() pids=() resumed=() on=()
+at_once= gpus=()
 while IFS=$'\t' read -r model seed folder total state note; do
   if [ -z "$at_once" ]; then
-    at_once=${JOBS:-$model} # the first line is the number of runs that fit
+    at_once=${JOBS:-$model} # the first line is the number of runs that fit, and the GPUs
+    [ "$seed" = - ] || IFS=, read -r -a gpus <<<"$seed"
     continue
   fi
   models+=("$model") seeds+=("$seed") folders+=("$folder") totals+=("$total")
-  states+=("$state") notes+=("$note") pids+=("") resumed+=("")
+  states+=("$state") notes+=("$note") pids+=("") resumed+=("") on+=("")
 done <<<"$plan"
 jobs=${#models[@]}
 
@@ -203,10 +205,27 @@ stop() {
 }
 trap stop INT TERM HUP
 
+# The GPU with the fewest runs; none where there are none.
+free_gpu() {
+  local gpu i n least= best=
+  for gpu in ${gpus[@]+"${gpus[@]}"}; do
+    n=0
+    for ((i = 0; i < jobs; i++)); do
+      [ "${states[i]}" = running ] && [ "${on[i]}" = "$gpu" ] && n=$((n + 1))
+    done
+    if [ -z "$least" ] || [ "$n" -lt "$least" ]; then
+      least=$n best=$gpu
+    fi
+  done
+  printf %s "$best"
+}
+
 start() {
   [ "${states[$1]}" = resume ] && resumed[$1]=1
-  # Its own process number tells the run when this script is gone.
-  NTM_SWEEP=$$ "$python" "$root/run_train.py" "model=${models[$1]}" \
+  on[$1]=$(free_gpu)
+  local environment=(NTM_SWEEP=$$) # its own process number tells the run when this script is gone
+  [ -z "${on[$1]}" ] || environment+=("CUDA_VISIBLE_DEVICES=${on[$1]}")
+  env "${environment[@]}" "$python" "$root/run_train.py" "model=${models[$1]}" \
     ${overrides[@]+"${overrides[@]}"} "seed=${seeds[$1]}" \
     </dev/null >/dev/null 2>"$said/$1" &
   pids[$1]=$!
@@ -245,7 +264,9 @@ $(reached "$1")"
 }
 
 for ((i = 0; i < jobs; i++)); do [ "${states[i]}" = skip ] && states[i]=skipped; done
-say "$jobs runs, $at_once at a time: $(count skipped) finished before, $(count resume) to go on, \
+over=
+[ ${#gpus[@]} -eq 0 ] || over=" on GPU $(IFS=,; printf %s "${gpus[*]}")"
+say "$jobs runs, $at_once at a time$over: $(count skipped) finished before, $(count resume) to go on, \
 $(count start 'start over') to start"
 
 next=0

@@ -19,12 +19,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "machine": {"checks", "kernels"},
     "baselines": {"checks"},
     "metrics": {"tasks"},
+    "accelerators": set(),
     # What is asked for, where it lies, and how it looks.
     "commands": set(),
     "folders": {"commands"},
-    "views": {"commands", "folders", "machine", "metrics", "tasks"},
+    "views": {"accelerators", "commands", "folders", "machine", "metrics", "tasks"},
     # What trains.
-    "training": {"checks", "commands", "folders", "machine", "metrics", "tasks", "views"},
+    "training": {
+        "accelerators",
+        "checks",
+        "commands",
+        "folders",
+        "machine",
+        "metrics",
+        "tasks",
+        "views",
+    },
     # What reads results reads run folders, never a live model.
     "comparison": {"commands", "folders", "views"},
     # The front door; its imports wait until they are asked for.
@@ -32,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 """Module or package of ntm -> what else of ntm it may import, at any place in its files."""
 
-PLAIN = ("tasks", "kernels", "machine", "baselines", "checks", "metrics")
+PLAIN = ("tasks", "kernels", "machine", "baselines", "checks", "metrics", "accelerators")
 """What knows neither Lightning nor Hydra."""
 FRAMEWORKS = {"pytorch_lightning", "lightning", "lightning_fabric", "hydra", "omegaconf"}
 

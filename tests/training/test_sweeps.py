@@ -18,6 +18,7 @@ import torch
 from faults import faults
 from runners import BESIDE, ROOT, SMALL, finish
 
+from ntm import accelerators
 from ntm.commands.configuration import ConfigurationError
 from ntm.folders.locks import Lock
 from ntm.folders.runs import RunFolder
@@ -271,7 +272,7 @@ def test_a_held_run_is_left_to_its_holder(run_command, tmp_path, capfd):
         for word in ("held: outputs/copy/ntm/seed_0", f"process {os.getpid()}", "since"):
             assert word in line
         assert [path.name for path in run_folder(tmp_path, 0).path.iterdir()] == [".lock.1"]
-        (planned,), _ = sweeps.plan(ROOT / "configs", ["ntm"], [0], SMALL)
+        (planned,), *_ = sweeps.plan(ROOT / "configs", ["ntm"], [0], SMALL)
         assert f"is held by process {os.getpid()}" in planned.note
         status, out, err = finish(tmp_path, "run_train", "-m", *SMALL, "seed=0,1")
         assert status == 0
@@ -326,7 +327,7 @@ def test_a_killed_run_says_so_and_ctrl_c_ends_the_others_after_their_step(tmp_pa
     assert not run_folder(tmp_path, 3).path.exists()
     assert "Traceback" not in err
     monkeypatch.chdir(tmp_path)
-    jobs, _ = sweeps.plan(ROOT / "configs", ["ntm"], range(4), LONG)
+    jobs, *_ = sweeps.plan(ROOT / "configs", ["ntm"], range(4), LONG)
     assert [job.state for job in jobs] == ["resume", "resume", "resume", "start"]
 
 
@@ -451,3 +452,64 @@ def test_the_table_tells_what_was_not_reached(tmp_path, capsys):
     assert "held: ntm seed 1: no is held by [x] process 3" in out
     assert "goes on with 1 of 2 runs" in out
     assert json.loads(folder.result.read_text())["status"] == "finished"
+
+
+GPUS = """
+import sys
+import torch
+torch.cuda.is_available = lambda: True
+torch.cuda.device_count = lambda: 2
+from ntm.training import sweeps
+sys.exit(sweeps._main(*sys.argv[1:]))
+"""
+
+
+def test_runs_are_shared_out_over_the_gpus(tmp_path):
+    """Two GPUs are made up for the plan; a run writes down which it was given."""
+    (tmp_path / "plan.py").write_text(GPUS)
+    python = tmp_path / "python"
+    python.write_text(
+        f"""#!/usr/bin/env bash
+case "$*" in
+  *"sweeps plan"*) shift 2; exec {sys.executable} {tmp_path}/plan.py "$@" ;;
+  *run_train.py*) printf '%s %s\\n' "${{CUDA_VISIBLE_DEVICES:-none}}" "$*" >>{tmp_path}/given ;;
+esac
+exec {sys.executable} "$@"
+"""
+    )
+    python.chmod(0o755)
+    asked = [*SMALL, "sequences=96"]
+    status, _, err = sweep(tmp_path, *asked, SEEDS="0-3", JOBS="4", PYTHON=str(python))
+    assert status == 0, err
+    assert "4 runs, 4 at a time on GPU 0,1" in err
+    given = [line.split()[0] for line in (tmp_path / "given").read_text().splitlines()]
+    assert sorted(given) == ["0", "0", "1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "found"), [(None, ["0", "1", "2"]), ("5", ["5"]), ("1, 2", ["1", "2"])]
+)
+def test_gpus_are_those_that_may_be_seen(visible, found, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setitem(accelerators.AVAILABLE, "cuda", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert accelerators.gpus() == found
+    monkeypatch.setitem(accelerators.AVAILABLE, "cuda", lambda: False)
+    assert accelerators.gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("override", "shared"),
+    [
+        ("trainer.accelerator=auto", True),
+        ("trainer.accelerator=cpu", False),
+        ("trainer.devices=2", False),
+    ],
+)
+def test_only_runs_that_take_one_gpu_are_shared_out(override, shared, monkeypatch):
+    monkeypatch.setattr(accelerators, "gpus", lambda: ["0", "1"])
+    more = ["trainer.accelerator=cpu", "trainer.strategy=ddp"] if "devices" in override else []
+    *_, spread = sweeps.plan(ROOT / "configs", ["ntm"], [0], [*SMALL, *more, override])
+    assert spread == (["0", "1"] if shared else [])

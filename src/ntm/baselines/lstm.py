@@ -73,6 +73,10 @@ class LSTM(nn.Module):
         hidden, cell = self.initial_hidden.unsqueeze(1), self.initial_cell.unsqueeze(1)
         return hidden.expand(shape).contiguous(), cell.expand(shape).contiguous()
 
+    def is_fast_on(self, device: str, dtype: torch.dtype) -> bool:
+        """Whether there is a kernel for whole sequences: cuDNN's, or that of the CPU."""
+        return device in ("cuda", "cpu")
+
     def forward(self, inputs: Tensor, state: LSTMState | None = None) -> tuple[Tensor, LSTMState]:
         """Run over whole sequences; see the class for shapes."""
         if not isinstance(inputs, Tensor):

@@ -418,6 +418,13 @@ class NTM(nn.Module):
             raise _cannot(self.engine, hindrance)
         return self.engine
 
+    def is_fast_on(self, device: str, dtype: torch.dtype) -> bool:
+        """Whether the fused engine is what runs on a device."""
+        try:
+            return self.engine_for(device, dtype) == "fused"
+        except ValueError:
+            return False
+
     def load_engine(self, device: torch.device | str, dtype: torch.dtype) -> None:
         """Load the fused engine where it is what runs; the first call would, or compile it.
 

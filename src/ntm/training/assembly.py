@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.loggers import CSVLogger, Logger
 from torch import nn
 
+from ntm import accelerators
 from ntm.commands.configuration import (
     ConfigurationError,
     build,
@@ -50,6 +51,8 @@ class Run:
     data: SequenceData
     learner: Learner
     trainer: pl.Trainer
+    accelerator: str | None
+    """What there is to say of its choice."""
     stages: Stages
     record: Record
     resume_from: Path | None
@@ -100,7 +103,8 @@ def prepare(config: DictConfig) -> Run:
     )
     stages = Stages(curriculum)
     record = Record(folder, config.callbacks.keep_every, config.callbacks.keep_last)
-    trainer = _trainer(config, data, stages, record)
+    accelerator, why = _accelerator(network, config)
+    trainer = _trainer(config, accelerator, data, stages, record)
     check_devices(trainer, config)
     config = config.copy()
     # As found out: what another default would mean tomorrow changes no run of today.
@@ -108,7 +112,9 @@ def prepare(config: DictConfig) -> Run:
     config.evaluation.kinds = evaluation_kinds(task, config.evaluation.kinds, "evaluation.kinds")
     config.engine = _engine(network, trainer, config.engine)
     resume_from, finished = where_it_stands(folder, config)
-    return Run(config, folder, task, data, learner, trainer, stages, record, resume_from, finished)
+    return Run(
+        config, folder, task, data, learner, trainer, why, stages, record, resume_from, finished
+    )
 
 
 def _set_up_libraries(config: DictConfig) -> None:
@@ -134,10 +140,23 @@ def _engine(network: nn.Module, trainer: pl.Trainer, asked: str) -> str:
         raise ConfigurationError(one_line(error)) from error
 
 
+def _accelerator(network: nn.Module, config: DictConfig) -> tuple[str, str | None]:
+    """Where to train, and what there is to say of it; several devices are Lightning's to find."""
+    asked, one = config.trainer.accelerator, str(config.trainer.devices) == "1"
+    if not one or config.trainer.strategy != "auto":
+        return asked, None
+    dtype = _dtype(config.trainer.precision or 32)
+    return accelerators.choose(network, asked, dtype, "trainer.accelerator")
+
+
 def precision_of(trainer: pl.Trainer) -> torch.dtype:
     """That of the weights, or something lower than single where it is mixed."""
-    dtypes = {"32-true": torch.float32, "64-true": torch.float64}
-    return dtypes.get(str(trainer.precision), torch.bfloat16)
+    return _dtype(trainer.precision)
+
+
+def _dtype(precision: Any) -> torch.dtype:
+    bits = str(precision).removesuffix("-true")
+    return {"32": torch.float32, "64": torch.float64}.get(bits, torch.bfloat16)
 
 
 def where_it_stands(folder: RunFolder, config: DictConfig) -> tuple[Path | None, bool]:
@@ -178,8 +197,11 @@ def _learner(network: nn.Module, config: DictConfig) -> Learner:
     return learner
 
 
-def _trainer(config: DictConfig, data: SequenceData, stages: Stages, record: Record) -> pl.Trainer:
+def _trainer(
+    config: DictConfig, accelerator: str, data: SequenceData, stages: Stages, record: Record
+) -> pl.Trainer:
     arguments = {name: value for name, value in config.trainer.items() if value is not None}
+    arguments["accelerator"] = accelerator
     for name, hint in typing.get_type_hints(pl.Trainer.__init__).items():
         if name in arguments and name not in ("callbacks", "logger", "plugins", "profiler"):
             check_type(f"trainer.{name}", arguments[name], hint)

@@ -84,6 +84,8 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
     run.record.begin(started, earlier)
     with _train_log(folder), terminable():
         _write_beginning(run)
+        if run.accelerator is not None:
+            logger.info(run.accelerator)
         _advise(run.config)
         try:
             stopped = _told_to_stop(run)

@@ -166,7 +166,7 @@ def _apart(configs: Sequence[dict[str, Any]]) -> list[str]:
 
 def plan(
     configs: Path, models: Sequence[str], seeds: Sequence[int], overrides: Sequence[str]
-) -> tuple[list[Job], int]:
+) -> tuple[list[Job], int, list[str]]:
     """Check every job of a sweep, and tell what each would do; writes nothing.
 
     Args:
@@ -176,7 +176,7 @@ def plan(
         overrides: Of every job.
 
     Returns:
-        The jobs, model by model, and the threads that each uses.
+        The jobs, model by model, the threads that each uses, and the GPUs to share them out over.
 
     Raises:
         ConfigurationError: A job's configuration cannot be, or its folder holds another run.
@@ -196,7 +196,15 @@ def plan(
     for config in configurations:
         checked.add(config)
     checked.check_folders()
-    return checked.jobs, max(config.threads for config in configurations)
+    from ntm.accelerators import gpus  # loads torch
+
+    one_device = all(str(config.trainer.devices) == "1" for config in configurations)
+    spread = gpus() if one_device and any(map(_may_use_a_gpu, configurations)) else []
+    return checked.jobs, max(config.threads for config in configurations), spread
+
+
+def _may_use_a_gpu(config: DictConfig) -> bool:
+    return config.trainer.accelerator in ("auto", "gpu", "cuda")
 
 
 def outcome(planned: Job) -> Job:
@@ -322,8 +330,9 @@ def _end_without(parent: int) -> None:
 def _main(task: str, *arguments: str) -> int:
     if task == "plan":
         configs, models, seeds, *overrides = arguments
-        jobs, threads = plan(Path(configs), models.split(), numbers(seeds, "SEEDS"), overrides)
-        print(max(1, _cores() // threads))
+        asked = models.split(), numbers(seeds, "SEEDS"), overrides
+        jobs, threads, spread = plan(Path(configs), *asked)
+        print(max(1, _cores() // threads), ",".join(spread) or "-", sep="\t")
         print(*(one.line() for one in jobs), sep="\n")
     elif task == "killed":
         killed(RunFolder(arguments[0]), arguments[1])

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from ntm import accelerators
 from ntm.commands.command import DONE, FAILED
 from ntm.commands.configuration import (
     ConfigurationError,
@@ -105,7 +106,7 @@ def evaluate_run(config: DictConfig) -> list[dict[str, Any]]:
     points = _asked(task, config, folder)
     kinds = evaluation_kinds(task, config.kinds, "kinds")
     resize_memory(network, config.memory_size)
-    network.to(_device(config.accelerator))
+    network.to(_device(network, config.accelerator))
     return write_evaluation(
         _results_of(config), network, task, points, kinds, config.sequences, config.checkpoint,
         _setting(folder, network, config.checkpoint),
@@ -197,8 +198,11 @@ def evaluate_job(config: DictConfig) -> int:
     return DONE
 
 
-def _device(accelerator: str) -> torch.device:
-    """The device that Lightning takes for the name of an accelerator."""
+def _device(network: nn.Module, accelerator: str) -> torch.device:
+    """The device that Lightning takes for the name of an accelerator; of auto, the fastest."""
+    accelerator, why = accelerators.choose(network, accelerator, torch.float32, "accelerator")
+    if why is not None:
+        print(why, file=sys.stderr)
     from pytorch_lightning import Trainer
 
     quiet_lightning()
