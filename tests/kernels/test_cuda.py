@@ -216,6 +216,39 @@ def test_what_does_not_fit_is_refused_by_the_loops(changed, message, monkeypatch
         net(torch.zeros(2, 1, 3, dtype=changed.get("dtype")))
 
 
+def freed(weight: torch.Tensor) -> torch.Tensor:
+    weight = weight.clone()
+    weight.untyped_storage().resize_(weight.untyped_storage().nbytes() // 2)
+    return weight
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weight: weight.to("meta"), "must be dense, on cpu, got .* on meta"),
+        (lambda weight: weight.to_sparse(), "must be dense, on cpu, got torch.sparse_coo on cpu"),
+        (freed, "was it given back"),
+        (lambda weight: weight.double(), "must be of one precision"),
+    ],
+    ids=["elsewhere", "sparse", "freed", "double"],
+)
+@pytest.mark.parametrize("place", [2, 8], ids=["by_hidden", "emit"])
+def test_what_does_not_lie_where_the_others_do_is_refused(place, change, message, monkeypatch):
+    """As the CPU's functions do: a kernel would not notice."""
+    from ntm.kernels.cuda import launch
+
+    monkeypatch.setitem(fused.RUNNERS, "cpu", launch.run)
+    T, B, N, M, H = 2, 1, 4, 2, 3
+    P = 2 * (M + 6) + 2 * M
+    first = [torch.zeros(4 * H, 2 + M), torch.zeros(4 * H, H), *torch.zeros(2, 4 * H)]
+    start = [torch.zeros(B, N, M), torch.zeros(B, 2, N), torch.zeros(B, 1, M)]
+    given = [torch.zeros(T, B, 2), *first, None, None, None, torch.zeros(P, H), torch.zeros(P),
+             *start, *torch.zeros(2, 1, B, H), [1, 1, 3, 1, 1, 1], 1e-2, True]  # fmt: skip
+    given[place] = change(given[place])
+    with pytest.raises((ValueError, TypeError), match=message):
+        fused.STRAIGHT["lstm_loop"](*given)
+
+
 @pytest.mark.parametrize("name", ["lstm_loop", "feedforward_loop"])
 def test_the_operators_are_there_for_the_device(name):
     for operator in (name, f"{name}_backward"):
