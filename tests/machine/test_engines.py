@@ -22,6 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from ntm.kernels import engines
 from ntm.kernels.compiling import kernels
+from ntm.kernels.cuda import bounds
 from ntm.machine import NTM, FeedforwardController, LSTMController
 from ntm.machine import ntm as ntm_module
 from ntm.metrics import SequenceMetrics, count, cross_entropy, target_bits
@@ -240,6 +241,12 @@ def test_on_cuda_it_needs_triton_and_single_precision(monkeypatch):
     with pytest.raises(ValueError, match="for float32 on cuda, got another precision"):
         net.engine_for("cuda", torch.float32)
     assert net.engine_for("cpu", torch.float32) == "fused"
+
+
+def test_many_sequences_share_a_program_where_their_memories_are_small():
+    small, of_the_paper = (20, 16, 8, 1, 1, 3), (100, 128, 20, 1, 1, 3)
+    assert [bounds.block(B, *small) for B in (1, 2047, 2048)] == [1, 1, 16]
+    assert bounds.block(2048, *of_the_paper) == 1
 
 
 def test_compiled_is_refused_with_the_reason(monkeypatch):
