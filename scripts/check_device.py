@@ -406,9 +406,8 @@ def interpreted(dry: bool) -> Iterator[None]:
     if not (dry and os.environ.get("TRITON_INTERPRET") == "1"):
         yield
         return
-    from ntm.kernels.cuda import launch
-
     from ntm.kernels import fused
+    from ntm.kernels.cuda import launch
 
     of_cpu = fused.RUNNERS["cpu"]
     fused.RUNNERS["cpu"] = launch.run

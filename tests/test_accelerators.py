@@ -10,6 +10,7 @@ from runners import SMALL
 from torch import nn
 
 from ntm import LSTM, NTM, accelerators
+from ntm.kernels import engines
 
 KEY = "trainer.accelerator"
 
@@ -68,6 +69,25 @@ def test_what_is_named_is_taken(asked, machine):
 def test_in_a_precision_that_the_engine_has_not_it_is_lightnings_choice(machine):
     machine("mps")
     assert accelerators.choose(ntm(), "auto", torch.bfloat16, KEY) == ("auto", None)
+
+
+@pytest.mark.parametrize(
+    ("triton", "arguments", "taken"),
+    [
+        (True, {}, "cuda"),
+        (False, {}, "cpu"),
+        (True, {"memory_size": 4096}, "cpu"),  # larger than a GPU's program holds
+        (True, {"engine": "fused"}, "cuda"),
+        (True, {"engine": "reference"}, "auto"),
+    ],
+)
+def test_a_gpu_is_taken_where_the_fused_engine_takes_the_network(
+    triton, arguments, taken, machine, monkeypatch
+):
+    machine("cuda")
+    monkeypatch.setitem(engines.INSTALLED, "triton", triton)
+    net = NTM(3, 2, word_size=4, **arguments)
+    assert accelerators.choose(net, "auto", torch.float32, KEY)[0] == taken
 
 
 def test_a_line_says_which_and_how_to_have_it_otherwise(machine):

@@ -20,7 +20,9 @@ from comparing import (
 from torch.nn.utils import prune
 from torch.profiler import ProfilerActivity, profile
 
+from ntm.kernels import engines
 from ntm.kernels.compiling import kernels
+from ntm.kernels.cuda import bounds
 from ntm.machine import NTM, FeedforwardController, LSTMController
 from ntm.machine import ntm as ntm_module
 from ntm.metrics import SequenceMetrics, count, cross_entropy, target_bits
@@ -95,15 +97,15 @@ def test_auto_says_once_what_it_picked_and_why(arguments, said, caplog):
 
 def test_auto_takes_the_reference_where_fused_does_not_apply_and_says_why(caplog):
     auto = NTM(WIDTH, OUT, 7, 3)
-    assert auto.engine_for("cuda", torch.float32) == "reference"
+    assert auto.engine_for("mps", torch.float32) == "reference"
     assert auto.engine_for("cpu", torch.bfloat16) == "reference"
     caplog.set_level("INFO", logger="ntm")
     auto._announce("reference", torch.empty(3, 2, WIDTH, device="meta"))
     auto._announced = None
     auto.bfloat16()(torch.zeros(3, 2, WIDTH, dtype=torch.bfloat16))
     assert [r.message for r in caplog.records] == [
-        "engine auto: reference, fused is for the CPU, got meta",
-        "engine auto: reference, fused is for float32 and float64, got another precision",
+        "engine auto: reference, fused is for cpu and cuda, got meta",
+        "engine auto: reference, fused is for float32 and float64 on cpu, got another precision",
     ]
 
 
@@ -143,10 +145,108 @@ def test_other_precisions_and_devices_are_refused_with_the_reason():
     net = NTM(WIDTH, OUT, 7, 3, engine="fused")
     with pytest.raises(ValueError, match=r"^engine fused cannot run: .* another precision; use"):
         net.engine_for("cpu", torch.bfloat16)
-    with pytest.raises(ValueError, match=r"^engine fused cannot run: .*the CPU, got cuda"):
-        net.engine_for("cuda", torch.float32)
+    with pytest.raises(ValueError, match=r"^engine fused cannot run: .*cpu and cuda, got mps"):
+        net.engine_for("mps", torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="precision"):
         net(torch.randn(3, 2, WIDTH))
+
+
+@pytest.fixture
+def with_triton(monkeypatch):
+    monkeypatch.setitem(engines.INSTALLED, "triton", True)
+
+
+def on_cuda(**arguments) -> NTM:
+    """A machine that fits, but for the arguments."""
+    given = {"memory_size": 7, "word_size": 3} | arguments
+    return NTM(WIDTH, OUT, engine="auto", **given)
+
+
+@pytest.mark.usefixtures("with_triton")
+@pytest.mark.parametrize("controller", [LSTMController, FeedforwardController])
+def test_on_cuda_the_fused_engine_takes_the_machine_of_the_paper(controller):
+    for net in (on_cuda(), on_cuda(memory_size=128, word_size=20, controller=controller)):
+        assert net.engine_for("cuda", torch.float32) == "fused"
+        net.load_engine("cuda", torch.float32)  # nothing to load, and nothing of the CPU's
+
+
+def heard(net: NTM) -> NTM:
+    net.emit.register_forward_hook(lambda *_: None)
+    return net
+
+
+REFUSED = {
+    "layers": (
+        lambda: on_cuda(controller=functools.partial(LSTMController, num_layers=2)),
+        "fused on cuda is for controllers of one layer, got 2",
+    ),
+    "hidden": (
+        lambda: on_cuda(controller=functools.partial(LSTMController, hidden_size=129)),
+        "16384 numbers of the controller's weights, in powers of two, got 65536",
+    ),
+    "words": (
+        lambda: on_cuda(word_size=129),
+        "16384 numbers of the controller's weights, in powers of two, got 32768",
+    ),
+    "memory": (
+        lambda: on_cuda(memory_size=129, word_size=33),
+        "8192 numbers of memory, in powers of two, got 16384",
+    ),
+    "heads": (
+        lambda: on_cuda(
+            memory_size=65, word_size=33, num_write_heads=5,
+            controller=functools.partial(LSTMController, hidden_size=20),
+        ),
+        "32768 numbers of memory times heads, in powers of two, got 65536",
+    ),
+    "locations": (
+        lambda: on_cuda(memory_size=128, num_read_heads=5),
+        "65536 numbers of heads times locations squared, in powers of two, got 131072",
+    ),
+    "own": (
+        lambda: on_cuda(controller=CONTROLLERS["own"]),
+        "whole sequences alone on cuda: the controller is a module of its own",
+    ),
+    "hooks": (
+        lambda: heard(on_cuda()),
+        "whole sequences alone on cuda: hooks wait for the controller or the emissions",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("with_triton")
+@pytest.mark.parametrize("case", REFUSED)
+def test_on_cuda_what_does_not_fit_goes_to_the_reference_and_is_refused_by_name(case):
+    make, reason = REFUSED[case]
+    net = make()
+    assert net.engine_for("cuda", torch.float32) == "reference"
+    assert net.engine_for("cpu", torch.float32) == "fused"
+    net.engine = "fused"
+    with pytest.raises(ValueError, match=r"^engine fused cannot run: .*; use auto or ref") as told:
+        net.engine_for("cuda", torch.float32)
+    assert reason in str(told.value)
+
+
+def test_on_cuda_it_needs_triton_and_single_precision(monkeypatch):
+    net = on_cuda()
+    monkeypatch.setitem(engines.INSTALLED, "triton", False)
+    assert net.engine_for("cuda", torch.float32) == "reference"
+    net.engine = "fused"
+    with pytest.raises(ValueError, match="needs triton on cuda, and it is not installed"):
+        net.engine_for("cuda", torch.float32)
+    monkeypatch.setitem(engines.INSTALLED, "triton", True)
+    with pytest.raises(ValueError, match="for float32 on cuda, got another precision"):
+        net.engine_for("cuda", torch.float64)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
+    with pytest.raises(ValueError, match="for float32 on cuda, got another precision"):
+        net.engine_for("cuda", torch.float32)
+    assert net.engine_for("cpu", torch.float32) == "fused"
+
+
+def test_many_sequences_share_a_program_where_their_memories_are_small():
+    small, of_the_paper = (20, 16, 8, 1, 1, 3), (100, 128, 20, 1, 1, 3)
+    assert [bounds.block(B, *small) for B in (1, 2047, 2048)] == [1, 1, 16]
+    assert bounds.block(2048, *of_the_paper) == 1
 
 
 def test_compiled_is_refused_with_the_reason(monkeypatch):

@@ -1,5 +1,9 @@
 """What the compiled functions and those who call them must agree on."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 STRIDE = 4
 """The forward pass keeps the memory of every so many steps."""
 
@@ -25,3 +29,28 @@ DENSE = len(FIELDS)
 
 LONGEST_BLOCK = 4
 """Sequences that share a product with the controller's weights, at most."""
+
+
+def kept_shapes(
+    controller: str, sizes: Sequence[int], layout: Sequence[int], memories: int
+) -> list[tuple[int, ...]]:
+    """Of what is kept of a run for the backward pass, one after the other.
+
+    Of an LSTM gates, hidden, reads, cells, weightings and memories; of a feedforward network
+    values, reads, weightings and memories. What is kept of T + 1 moments has the state before the
+    first step in front.
+
+    Args:
+        controller: ``lstm`` or ``feedforward``.
+        sizes: B, T, L, I, H, N, M.
+        layout: R, W and what follows.
+        memories: How many are kept: of every `STRIDE`-th step, or none.
+
+    """
+    B, T, L, _, H, N, M = sizes
+    R, W = layout[:2]
+    reads, after = (T + 1, B, R * M), [(T + 1, B, R + W, N), (memories, B, M, N)]
+    if controller == "lstm":
+        passing = L, T + 1, B, H
+        return [(L, T, B, 4 * H), passing, reads, passing, *after]
+    return [(L, T, B, H), reads, *after]

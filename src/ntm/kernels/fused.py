@@ -10,6 +10,7 @@ Three operators, each with its backward: ``lstm_loop`` and ``feedforward_loop`` 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
 from typing import Any
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 from ntm.kernels.calling import Job, check_place
 from ntm.kernels.compiling import Kernels, kernels
-from ntm.kernels.conventions import ACTIVATIONS, STRIDE
+from ntm.kernels.conventions import ACTIVATIONS, STRIDE, kept_shapes
 from ntm.kernels.watching import watched
 
 Layout = tuple[int, int, int, str, str, bool]
@@ -365,8 +366,8 @@ def plain(arguments: Sequence[Any]) -> bool:
     return True
 
 
-def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Register a function of tensors as the operator ``ntm::name`` for the CPU.
+def _operator(name: str, *keys: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register a function of tensors as the operator ``ntm::name``, for the CPU and other devices.
 
     What `torch.library.custom_op` does, less its checks at every call: on short sequences they take
     as long as the machine.
@@ -375,7 +376,8 @@ def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         schema = torch.library.infer_schema(function, mutates_args=())
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
-        LIBRARY.impl(name, function, "CPU")
+        for key in ("CPU", *keys):
+            LIBRARY.impl(name, function, key)
         STRAIGHT[name] = function
         return function
 
@@ -432,6 +434,27 @@ def _differentiate(
     LIBRARY.impl(name, partial(differentiable, False), "Autograd")
 
 
+def _on_cpu(controller: str, direction: str, *arguments: Any, **more: Any) -> None:
+    """Do a `Job` of a whole sequence, forward or backward; the rest is for it."""
+    kept = arguments[3][0]
+    Job(getattr(_kernels(controller, kept), direction), *arguments, **more).run()
+
+
+def _on_gpu(*arguments: Any, **more: Any) -> None:
+    from ntm.kernels.cuda import launch  # only those who use it load Triton
+
+    launch.run(*arguments, **more)
+
+
+RUNNERS: dict[str, Callable[..., None]] = {"cpu": _on_cpu, "cuda": _on_gpu}
+"""What does a job of whole sequences, by the kind of device that its tensors are on."""
+
+
+def _run(controller: str, direction: str, *arguments: Any, **more: Any) -> None:
+    kept = arguments[3][0]
+    RUNNERS[kept.device.type](controller, direction, *arguments, **more)
+
+
 def _check_heads(
     B: int, H: int, parts: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], layout: Sequence[int]
 ) -> tuple[int, int]:
@@ -460,7 +483,7 @@ def _check_shape(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> No
         raise ValueError(f"{name} must be {shape}, got {tuple(tensor.shape)}")
 
 
-@_operator("lstm_loop")
+@_operator("lstm_loop", "CUDA")
 def _lstm_loop(
     inputs: Tensor,
     by_seen: Tensor,
@@ -494,13 +517,14 @@ def _lstm_loop(
     _check_shape("hidden", hidden, (L, B, H))
     _check_shape("cell", cell, (L, B, H))
     for part in (inputs, by_seen, bias_seen):  # which torch reads first
-        check_place(part)
+        check_place(part, inputs)
     output, seen, raw, end, *ends = _outputs(T, P, (memory, w, reads), hidden, cell)
     sizes = B, T, L, I, H, *memory.shape[1:]
     memories = _kept_memories(T, keep)
-    kept = inputs.new_empty(_kept_by_lstm(sizes, w.shape[1], reads.shape[1], memories))
-    Job(
-        _kernels("lstm", kept).forward,
+    kept = inputs.new_empty(_kept("lstm", sizes, layout, memories))
+    _run(
+        "lstm",
+        "forward",
         sizes,
         layout,
         norm_floor,
@@ -508,17 +532,10 @@ def _lstm_loop(
          by_below, deeper, biases, emit, bias, output, seen, raw, end, *ends),
         (memory, w, reads, hidden, cell),
         kept=memories,
-    ).run()  # fmt: skip
+    )  # fmt: skip
     w_end, reads_end, hidden_end, cell_end = ends
     memory_end = end.transpose(1, 2)
     return output, seen, raw, memory_end, w_end, reads_end, hidden_end, cell_end, kept
-
-
-def _kept_by_lstm(sizes: Sequence[int], K: int, R: int, memories: int) -> int:
-    """Numbers kept of a run: gates, hidden, reads, cells, weightings, memories."""
-    B, T, L, _, H, N, M = sizes
-    passing = (T + 1) * (2 * L * H + R * M + K * N)
-    return B * (T * 4 * L * H + passing + memories * N * M)
 
 
 @torch.library.register_fake("ntm::lstm_loop")
@@ -530,7 +547,7 @@ def _(  # type: ignore[no-untyped-def]
     L, _, H = hidden.shape
     output, seen, raw, end, *ends = _outputs(T, len(bias), (memory, w, reads), hidden, cell)
     sizes = B, T, L, I, H, *memory.shape[1:]
-    numbers = _kept_by_lstm(sizes, w.shape[1], reads.shape[1], _kept_memories(T, keep))
+    numbers = _kept("lstm", sizes, layout, _kept_memories(T, keep))
     return output, seen, raw, end.transpose(1, 2), *ends, inputs.new_empty(numbers)
 
 
@@ -577,7 +594,7 @@ def _lstm_backward(ctx: Any, *derivatives: Tensor | None) -> tuple[Any, ...]:
     )
 
 
-@_operator("lstm_loop_backward")
+@_operator("lstm_loop_backward", "CUDA")
 def _lstm_loop_backward(
     doutput: Tensor | None,
     dseen: Tensor | None,
@@ -601,15 +618,16 @@ def _lstm_loop_backward(
     B, T, L, _, H, _, _ = sizes
     dgates, draw = kept.new_empty(L, T, B, 4 * H), kept.new_empty(T, B, len(emit))
     dstart = kept.new_empty(B * (2 * L * H + _heads_state(sizes, layout)))
-    Job(
-        _kernels("lstm", kept).backward,
+    _run(
+        "lstm",
+        "backward",
         sizes,
         layout,
         norm_floor,
         (kept, raw, by_seen, by_hidden, by_below, deeper, emit, dgates, draw, dstart),
         (doutput, dseen, dgiven, dmemory, dw, dreads, dhidden, dcell),
         kept=_kept_memories(T, True),
-    ).run()
+    )
     return dgates, draw, dstart
 
 
@@ -626,7 +644,7 @@ def _(  # type: ignore[no-untyped-def]
 _differentiate("lstm_loop", 8, _save_lstm, _lstm_backward)
 
 
-@_operator("feedforward_loop")
+@_operator("feedforward_loop", "CUDA")
 def _feedforward_loop(
     sums: Tensor,
     by_seen: Tensor,
@@ -655,9 +673,10 @@ def _feedforward_loop(
     output, seen, raw, end, w_end, reads_end = _outputs(T, P, (memory, w, reads), sums)
     sizes = _feedforward_sizes(sums, by_seen, deeper, memory, reads)
     memories = _kept_memories(T, keep)
-    kept = sums.new_empty(_kept_by_feedforward(sizes, w.shape[1], reads.shape[1], memories))
-    Job(
-        _kernels("feedforward", sums).forward,
+    kept = sums.new_empty(_kept("feedforward", sizes, layout, memories))
+    _run(
+        "feedforward",
+        "forward",
         sizes,
         layout,
         norm_floor,
@@ -665,7 +684,7 @@ def _feedforward_loop(
         (memory, w, reads),
         activation=activation,
         kept=memories,
-    ).run()
+    )
     return output, seen, raw, end.transpose(1, 2), w_end, reads_end, kept
 
 
@@ -677,12 +696,6 @@ def _feedforward_sizes(
     return [B, T, L, by_seen.shape[1] - reads.shape[1] * reads.shape[2], H, *memory.shape[1:]]
 
 
-def _kept_by_feedforward(sizes: Sequence[int], K: int, R: int, memories: int) -> int:
-    """Numbers kept of a run: values, reads, weightings, memories."""
-    B, T, L, _, H, N, M = sizes
-    return B * (T * L * H + (T + 1) * (R * M + K * N) + memories * N * M)
-
-
 @torch.library.register_fake("ntm::feedforward_loop")
 def _(  # type: ignore[no-untyped-def]
     sums, by_seen, deeper, biases, activation, emit, bias, memory, w, reads, layout, floor, keep
@@ -690,8 +703,7 @@ def _(  # type: ignore[no-untyped-def]
     T = len(sums)
     output, seen, raw, end, *ends = _outputs(T, len(bias), (memory, w, reads), sums)
     sizes = _feedforward_sizes(sums, by_seen, deeper, memory, reads)
-    memories = _kept_memories(T, keep)
-    numbers = _kept_by_feedforward(sizes, w.shape[1], reads.shape[1], memories)
+    numbers = _kept("feedforward", sizes, layout, _kept_memories(T, keep))
     return output, seen, raw, end.transpose(1, 2), *ends, sums.new_empty(numbers)
 
 
@@ -730,7 +742,7 @@ def _feedforward_backward(ctx: Any, *derivatives: Tensor | None) -> tuple[Any, .
     )
 
 
-@_operator("feedforward_loop_backward")
+@_operator("feedforward_loop_backward", "CUDA")
 def _feedforward_loop_backward(
     doutput: Tensor | None,
     dseen: Tensor | None,
@@ -751,8 +763,9 @@ def _feedforward_loop_backward(
     B, T, L, _, H, _, _ = sizes
     dsums, draw = kept.new_empty(L, T, B, H), kept.new_empty(T, B, len(emit))
     dstart = kept.new_empty(B * _heads_state(sizes, layout))
-    Job(
-        _kernels("feedforward", kept).backward,
+    _run(
+        "feedforward",
+        "backward",
         sizes,
         layout,
         norm_floor,
@@ -760,7 +773,7 @@ def _feedforward_loop_backward(
         (doutput, dseen, dgiven, dmemory, dw, dreads),
         activation=activation,
         kept=_kept_memories(T, True),
-    ).run()
+    )
     return dsums, draw, dstart
 
 
@@ -884,6 +897,11 @@ def _outputs(T: int, P: int, heads: tuple[Tensor, Tensor, Tensor], *hidden: Tens
         memory.new_empty(B, M, N),
         *(part.new_empty(part.shape) for part in (w, reads, *passing)),
     ]
+
+
+def _kept(controller: str, sizes: Sequence[int], layout: Sequence[int], memories: int) -> int:
+    """Numbers kept of a run."""
+    return sum(map(math.prod, kept_shapes(controller, sizes, layout, memories)))
 
 
 def _kept_memories(T: int, keep: bool) -> int:

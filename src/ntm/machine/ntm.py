@@ -18,6 +18,7 @@ from torch.utils._pytree import _register_namedtuple
 from torch.utils.checkpoint import checkpoint
 
 from ntm.checks import check_at_least, check_choice, check_inputs, no_tensor
+from ntm.kernels.engines import FUSED, not_there
 from ntm.kernels.watching import kept_elsewhere, transformed, watched
 from ntm.machine.addressing import NORM_FLOOR, address
 from ntm.machine.controllers import (
@@ -215,9 +216,10 @@ class NTM(nn.Module):
         batch_first: Inputs and logits are (B, T, ·) instead of (T, B, ·). The state is not
             affected.
         engine: What runs the time loop: ``reference``, the plain one and the definition;
-            ``fused``, compiled functions for the CPU, several times faster; ``compiled``,
-            `torch.compile` of a step; ``auto``, fused on a CPU in float32 and float64, else the
-            reference. All give the same outputs and gradients up to rounding.
+            ``fused``, compiled functions for the CPU, several times faster, and kernels for CUDA;
+            ``compiled``, `torch.compile` of a step; ``auto``, fused where it can run
+            (`ntm.kernels.engines`), else the reference. All give the same outputs and gradients up
+            to rounding.
         segment: Steps after which only the state is kept for the backward pass, which runs the
             steps between again: less memory for long sequences, more time. None keeps all.
 
@@ -411,9 +413,9 @@ class NTM(nn.Module):
             return self.engine
         device = torch.device(device).type
         if self.engine == "auto":
-            return "reference" if _not_fused(device, dtype) else "fused"
+            return "reference" if self._not_fused(device, dtype) else "fused"
         fused = self.engine == "fused"
-        hindrance = _not_fused(device, dtype) if fused else _not_compiled(device)
+        hindrance = self._not_fused(device, dtype) if fused else _not_compiled(device)
         if hindrance is not None:
             raise _cannot(self.engine, hindrance)
         return self.engine
@@ -426,13 +428,13 @@ class NTM(nn.Module):
             return False
 
     def load_engine(self, device: torch.device | str, dtype: torch.dtype) -> None:
-        """Load the fused engine where it is what runs; the first call would, or compile it.
+        """Load the CPU's fused engine where it is what runs; the first call would, or compile it.
 
         Raises:
             ValueError: As `engine_for`.
 
         """
-        if self.engine_for(device, dtype) != "fused":
+        if self.engine_for(device, dtype) != "fused" or torch.device(device).type != "cpu":
             return
         kinds = {LSTMController: "lstm", FeedforwardController: "feedforward"}
         step_by_step = isinstance(self._whole_loop(), str)
@@ -441,8 +443,22 @@ class NTM(nn.Module):
     def _announce(self, engine: str, inputs: Tensor) -> None:
         """Say once which engine was picked, and why."""
         self._announced = engine
-        why = _not_fused(inputs.device.type, inputs.dtype) or self._fused_unit()
+        why = self._not_fused(inputs.device.type, inputs.dtype) or self._fused_unit()
         logger.info("engine auto: %s, %s", engine, why)
+
+    def _not_fused(self, device: str, dtype: torch.dtype) -> str | None:
+        """Why the fused engine does not apply; None if it does."""
+        why = not_there(device, dtype)
+        too_much = None if why else FUSED[device].too_much
+        if too_much is None:
+            return why
+        loop, controller = self._whole_loop(), cast(LSTMController, self.controller)
+        if isinstance(loop, str):
+            return f"fused runs whole sequences alone on {device}: {loop}"
+        M, R, W, S, *_ = self.layout
+        layers, H = len(controller.layers), controller.output_size
+        why = too_much(layers, H, self.memory_size, M, R, W, 2 * S + 1)
+        return None if why is None else f"fused on {device} {why}"
 
     def _fused_unit(self) -> str:
         """How much of the loop is one compiled function."""
@@ -735,15 +751,6 @@ def _compiled_step(device: str) -> Callable[..., tuple[Tensor, NTMState, Tensor]
 
 def _cannot(engine: str, why: str) -> ValueError:
     return ValueError(f"engine {engine} cannot run: {why}; use auto or reference")
-
-
-def _not_fused(device: str, dtype: torch.dtype) -> str | None:
-    """Why the fused engine does not apply; None if it does."""
-    if device != "cpu":
-        return f"fused is for the CPU, got {device}"
-    if dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
-        return "fused is for float32 and float64, got another precision"
-    return None
 
 
 def _not_compiled(device: str) -> str | None:
