@@ -86,6 +86,7 @@ def test_a_gpu_is_taken_where_the_fused_engine_takes_the_network(
 ):
     machine("cuda")
     monkeypatch.setitem(engines.INSTALLED, "triton", triton)
+    monkeypatch.setitem(engines.FUSED, "cuda", engines.FUSED["cuda"]._replace(has_run=True))
     net = NTM(3, 2, word_size=4, **arguments)
     assert accelerators.choose(net, "auto", torch.float32, KEY)[0] == taken
 

@@ -153,7 +153,22 @@ def test_other_precisions_and_devices_are_refused_with_the_reason():
 
 @pytest.fixture
 def with_triton(monkeypatch):
+    """And with an engine for CUDA that is taken by itself."""
     monkeypatch.setitem(engines.INSTALLED, "triton", True)
+    monkeypatch.setitem(engines.FUSED, "cuda", engines.FUSED["cuda"]._replace(has_run=True))
+
+
+def test_an_engine_that_has_never_run_on_a_device_is_taken_by_name_alone(monkeypatch):
+    monkeypatch.setitem(engines.INSTALLED, "triton", True)
+    for has_run in (False, True):
+        changed = engines.FUSED["cuda"]._replace(has_run=has_run)
+        monkeypatch.setitem(engines.FUSED, "cuda", changed)
+        net = on_cuda()
+        assert net.engine_for("cuda", torch.float32) == ("fused" if has_run else "reference")
+        assert net.is_fast_on("cuda", torch.float32) == has_run
+        net.engine = "fused"
+        assert net.engine_for("cuda", torch.float32) == "fused"
+        assert net.is_fast_on("cuda", torch.float32)
 
 
 def on_cuda(**arguments) -> NTM:

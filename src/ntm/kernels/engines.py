@@ -20,11 +20,14 @@ class Fused(NamedTuple):
     too_much: Callable[..., str | None] | None
     """What layers, H, N, M, R, W and 2S + 1 are too much for, None if they are not; None where any
     machine runs, if need be step by step, the heads' part alone."""
+    has_run: bool
+    """On such a device, with the results of the plain loop (scripts/check_device.py); what has not
+    is taken by name alone."""
 
 
 FUSED = {
-    "cpu": Fused(None, (torch.float32, torch.float64), None),
-    "cuda": Fused("triton", (torch.float32,), bounds.hindrance),
+    "cpu": Fused(None, (torch.float32, torch.float64), None, has_run=True),
+    "cuda": Fused("triton", (torch.float32,), bounds.hindrance, has_run=False),
 }
 """By torch's name of the kind of device."""
 INSTALLED = {name: find_spec(name) is not None for name in ("triton",)}
@@ -34,7 +37,7 @@ def not_there(device: str, dtype: torch.dtype) -> str | None:
     """Why no fused engine runs on a kind of device in a precision; None if one does."""
     if device not in FUSED:
         return f"fused is for {' and '.join(FUSED)}, got {device}"
-    needs, precisions, _ = FUSED[device]
+    needs, precisions, *_ = FUSED[device]
     if needs is not None and not INSTALLED[needs]:
         return f"fused needs {needs} on {device}, and it is not installed"
     if dtype not in precisions or torch.is_autocast_enabled(device):

@@ -413,7 +413,7 @@ class NTM(nn.Module):
             return self.engine
         device = torch.device(device).type
         if self.engine == "auto":
-            return "reference" if self._not_fused(device, dtype) else "fused"
+            return "reference" if self._not_by_itself(device, dtype) else "fused"
         fused = self.engine == "fused"
         hindrance = self._not_fused(device, dtype) if fused else _not_compiled(device)
         if hindrance is not None:
@@ -443,8 +443,15 @@ class NTM(nn.Module):
     def _announce(self, engine: str, inputs: Tensor) -> None:
         """Say once which engine was picked, and why."""
         self._announced = engine
-        why = self._not_fused(inputs.device.type, inputs.dtype) or self._fused_unit()
+        why = self._not_by_itself(inputs.device.type, inputs.dtype) or self._fused_unit()
         logger.info("engine auto: %s, %s", engine, why)
+
+    def _not_by_itself(self, device: str, dtype: torch.dtype) -> str | None:
+        """Why the fused engine is not taken where none is named; None if it is."""
+        why = self._not_fused(device, dtype)
+        if why is None and not FUSED[device].has_run:
+            return f"fused has never run on {device}; engine=fused takes it all the same"
+        return why
 
     def _not_fused(self, device: str, dtype: torch.dtype) -> str | None:
         """Why the fused engine does not apply; None if it does."""
