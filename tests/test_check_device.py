@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,24 @@ def test_all_of_it_runs_dry_with_torch_and_numpy_alone(check_device, tmp_path):
     assert "A dry run" in made
     for title in ("Error", "The same bits", "Training steps", "until it is solved", "side by side"):
         assert title in made
+
+
+@pytest.mark.triton
+def test_the_kernels_for_gpus_are_checked_in_the_interpreter(
+    check_device, monkeypatch, tmp_path, capsys
+):
+    """In a process of its own, as the tests of the kernels themselves."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("TRITON_INTERPRET=1 must be set before the process starts")
+    launch = pytest.importorskip("ntm.kernels.cuda.launch", reason="requirements-cuda.txt")
+    run, jobs = launch.run, []
+    monkeypatch.setattr(launch, "run", lambda *a, **more: jobs.append(1) or run(*a, **more))
+    slow = {"odd sizes": check_device.CASES["odd sizes"]}  # one is enough: a step takes a second
+    monkeypatch.setattr(check_device, "CASES", slow)
+    asked = ["--dry", "--folder", str(tmp_path), "--steps", "agreement"]
+    monkeypatch.setattr("sys.argv", ["check_device.py", *asked])
+    assert check_device.main() == 0, capsys.readouterr().out
+    assert len(jobs) == 2  # forward and backward
 
 
 @pytest.mark.parametrize("off", [1e-3, float("nan")])
