@@ -207,17 +207,17 @@ def test_settings_train_to_a_finished_run(overrides, run_command, tmp_path):
     assert 8 < result(path)["wrong_bits_per_sequence"] < 20
 
 
-@pytest.mark.parametrize(("usual", "said"), [(1920, False), (1923, True)], ids=str)
+@pytest.mark.parametrize(("usual", "said"), [(1440, False), (1443, True)], ids=str)
 def test_a_budget_that_is_too_short_is_said_in_one_line(usual, said, run_command, tmp_path, capfd):
     assert run_command("run_train", *SMALL, f"model.sequences={usual}") == 0
-    lines = [line for line in capfd.readouterr().err.splitlines() if "less than a quarter" in line]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "less than a third" in line]
     assert len(lines) == said
     if said:
         assert "sequences=480 " in lines[0]
-        assert "(1923)" in lines[0]
+        assert "(1443)" in lines[0]
         assert lines[0].endswith("sequences=481 or more, or more steps by batch_size=2")
     log = (tmp_path / "outputs" / "copy" / "ntm" / "seed_0" / "train.log").read_text()
-    assert ("less than a quarter" in log) == said
+    assert ("less than a third" in log) == said
 
 
 @pytest.mark.parametrize("start", ["uniform", "learned"])
@@ -231,9 +231,7 @@ def test_a_start_that_is_often_not_learned_is_said_in_one_line(start, run_comman
 def test_smaller_batches_are_no_advice_where_there_are_such(run_command, capfd):
     tiny = ["sequences=8", "batch_size=2", "validate_every=8"]
     assert run_command("run_train", *SMALL, *tiny) == 0
-    (line,) = [
-        line for line in capfd.readouterr().err.splitlines() if "less than a quarter" in line
-    ]
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "less than a third" in line]
     assert line.endswith("or more")
 
 

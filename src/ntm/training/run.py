@@ -126,15 +126,15 @@ def _advise(config: DictConfig) -> None:
             "over all locations have to find one; first_location and learned begin with one"
         )
     usual = config.model.get("sequences", 0)
-    if 4 * config.sequences < usual:
+    if 3 * config.sequences < usual:
         logger.info(
-            "sequences=%s is less than a quarter of the budget that %s has for %s (%s): it is "
-            "probably not learned in it; sequences=%s or more%s",
+            "sequences=%s is less than a third of the budget that %s has for %s (%s): it is "
+            "rarely learned in so few; sequences=%s or more%s",
             config.sequences,
             config.model.name,
             config.task.name,
             usual,
-            math.ceil(usual / 4),
+            math.ceil(usual / 3),
             ", or more steps by batch_size=2" if config.batch_size > 2 else "",
         )
 
