@@ -204,7 +204,7 @@ def plan(
 
 
 def _may_use_a_gpu(config: DictConfig) -> bool:
-    return config.trainer.accelerator in ("auto", "gpu", "cuda")
+    return config.trainer.accelerator != "cpu"
 
 
 def outcome(planned: Job) -> Job:
