@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+from typing import get_origin
 
 import numpy as np
 import pytest
@@ -58,7 +59,8 @@ def drawn_points(task: Task, ranges: tuple, batches: int) -> set[tuple[int, ...]
 
 def test_all_tasks_there_are_are_held_to_it():
     made = {getattr(ntm.tasks, name) for name in ntm.tasks.__all__}
-    tasks = {one for one in made if isinstance(one, type) and issubclass(one, Task)} - {Task}
+    classes = {one for one in made if isinstance(one, type) and get_origin(one) is None}  # 3.10
+    tasks = {one for one in classes if issubclass(one, Task)} - {Task}
     assert tasks == {type(task) for task in SMALL.values()}
 
 
