@@ -32,12 +32,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark import step_on
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ntm
 from ntm.machine import NTM, EffortPenalty, FeedforwardController, LSTMController
-from ntm.tasks import Copy
+from ntm.tasks import Batch, Copy
 from ntm.tasks.sampling import TRAINING, VALIDATION, fixed_set, sample, sample_at
 
 LENGTH = 20
@@ -228,21 +229,10 @@ def training_step(
     check: Check, make: Callable[[], nn.Module], batch_size: int
 ) -> Callable[[], None]:
     """One step on the longest copy as training does it."""
-    torch.manual_seed(0)
-    network = make().to(check.device)
     length = 1 if check.dry else LENGTH
     batch = sample_at(Copy(), TRAINING, batch_size, (length,))
-    inputs, targets, _ = (part.to(check.device) for part in batch)
-    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=True)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        logits, _ = network(inputs)
-        F.binary_cross_entropy_with_logits(logits, targets).backward()
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-
-    return step
+    there = Batch(*(part.to(check.device) for part in batch))
+    return step_on(lambda: make().to(check.device), there)
 
 
 def milliseconds(check: Check, step: Callable[[], None]) -> tuple[float, float]:
