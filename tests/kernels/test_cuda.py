@@ -225,8 +225,8 @@ def freed(weight: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda weight: weight.to("meta"), "must be dense, on cpu, got .* on meta"),
-        (lambda weight: weight.to_sparse(), "must be dense, on cpu, got torch.sparse_coo on cpu"),
+        (lambda weight: weight.to("meta"), "must be on cpu, got meta"),
+        (lambda weight: weight.to_sparse(), "must be dense, got torch.sparse_coo"),
         (freed, "was it given back"),
         (lambda weight: weight.double(), "must be of one precision"),
     ],
@@ -246,7 +246,7 @@ def test_what_does_not_lie_where_the_others_do_is_refused(place, change, message
              *start, *torch.zeros(2, 1, B, H), [1, 1, 3, 1, 1, 1], 1e-2, True]  # fmt: skip
     given[place] = change(given[place])
     with pytest.raises((ValueError, TypeError), match=message):
-        fused.STRAIGHT["lstm_loop"](*given)
+        fused._call("lstm_loop", *given)
 
 
 @pytest.mark.parametrize("name", ["lstm_loop", "feedforward_loop"])

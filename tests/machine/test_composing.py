@@ -458,6 +458,31 @@ def test_memory_that_was_given_back_is_refused(free):
         net(inputs())
 
 
+@pytest.mark.parametrize("controller", ["lstm", "lstm_2", "feedforward"])
+def test_one_weight_on_another_device_is_refused_before_any_number(controller):
+    """With one on ``meta`` torch would only work out shapes, and hand out what memory held."""
+    names = [name for name, _ in network(controller).named_parameters() if "output" not in name]
+    for name in names:
+        net = network(controller)
+        module = net.get_submodule(name.rpartition(".")[0])
+        weight = module.get_parameter(name.rpartition(".")[2])
+        setattr(module, name.rpartition(".")[2], nn.Parameter(weight.detach().to("meta")))
+        with pytest.raises((ValueError, RuntimeError), match="meta"), torch.no_grad():
+            net(inputs())
+
+
+def test_a_tensor_left_over_from_a_transform_is_one_like_any_other():
+    kept = []
+
+    def keeps(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x.square().sum()
+
+    net = network()
+    torch.func.grad(keeps)(inputs())
+    assert torch.equal(net(kept[0])[0], net(inputs())[0])
+
+
 # --- What people do with modules
 
 

@@ -44,14 +44,10 @@ class Job:
         layout: R, W, 2S + 1, codes of the key's and the add vector's activation, read_first.
         norm_floor: Least length of a vector in cosine similarity.
         dense: Tensors in the function's order; what is filled must be contiguous. None stands for
-            what has no elements, or comes with `run`.
+            what has no elements, or comes with `run`. What others hand in is for `check_alike`.
         loose: Likewise, of three dimensions; None stands for zeros.
         activation: Code of that of a feedforward controller.
         kept: Memories that the forward pass keeps.
-
-    Raises:
-        TypeError: Tensors are of several precisions.
-        ValueError: A tensor lies on another device, is sparse, or its memory was given back.
 
     """
 
@@ -66,7 +62,7 @@ class Job:
         activation: int = 0,
         kept: int = 0,
     ) -> None:
-        self.precision = check_alike([one for one in (*dense, *loose) if one is not None])
+        self.precision = next(one.dtype for one in dense if one is not None)
         self.function = function
         # Held: the function only knows where they lie.
         self.dense = [None if tensor is None else tensor.contiguous() for tensor in dense]
@@ -108,35 +104,43 @@ class Job:
         on_threads(self.function, self.address, self.threads)
 
 
-def check_alike(tensors: Sequence[Tensor], like: Tensor | None = None) -> torch.dtype:
-    """The precision of all; refuse what does not lie where its address says.
+def check_alike(tensors: Sequence[Tensor]) -> None:
+    """Refuse tensors of several precisions or devices, and what does not lie where it says.
 
-    Args:
-        tensors: At least one.
-        like: Has the device of all; absent, it is the CPU.
+    Raises:
+        TypeError: They are of several precisions.
+        ValueError: One lies on another device than the first, is sparse, or was given back.
 
     """
+    first, strided = tensors[0], torch.strided
+    on_cpu, precision = first.is_cpu, first.dtype
     for one in tensors:
-        check_place(one, like)
-    precisions = {one.dtype for one in tensors}
-    if len(precisions) > 1:
-        raise _several(precisions)
-    return tensors[0].dtype
+        if one.dtype is not precision:
+            raise _several({each.dtype for each in tensors})
+        # Nearly always; in one loop, for there are twenty in a step of training.
+        if on_cpu and one.is_cpu and one.layout is strided and one.is_contiguous():
+            at = one.storage_offset()
+            needed = one.nbytes + at * one.itemsize if at else one.nbytes
+            if one.untyped_storage().nbytes() >= needed:
+                continue
+        _check_place(one, first.device)
 
 
-def check_place(tensor: Tensor, like: Tensor | None = None) -> None:
-    """Refuse what does not lie where its address says: on the device of another, or the CPU."""
-    on_cpu = tensor.is_cpu and (like is None or like.is_cpu)
-    if on_cpu and tensor.layout is torch.strided and tensor.is_contiguous():
-        # Nearly always; what is below takes three times as long, thirty times a step.
-        needed = (tensor.storage_offset() + tensor.numel()) * tensor.itemsize
-        if tensor.untyped_storage().nbytes() >= needed:
-            return
-    there = tensor.is_cpu if like is None else tensor.device == like.device
-    if not there or tensor.layout is not torch.strided:
-        found = f"{tensor.layout} on {tensor.device}"
-        device = "the CPU" if like is None else like.device
-        raise ValueError(f"weights, inputs and state must be dense, on {device}, got {found}")
+def check_together(tensors: Sequence[Tensor]) -> None:
+    """Refuse tensors of several devices: with one on ``meta`` torch would compute nothing."""
+    for one in tensors:
+        _check_device(one, tensors[0].device)
+
+
+def _check_device(tensor: Tensor, device: torch.device) -> None:
+    if tensor.device != device:
+        raise ValueError(f"weights, inputs and state must be on {device}, got {tensor.device}")
+
+
+def _check_place(tensor: Tensor, device: torch.device) -> None:
+    _check_device(tensor, device)
+    if tensor.layout is not torch.strided:
+        raise ValueError(f"weights, inputs and state must be dense, got {tensor.layout}")
     if not tensor.numel():
         return
     last = sum(map(_reach, tensor.shape, tensor.stride()), tensor.storage_offset())

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ntm.kernels.calling import Job, check_place
+from ntm.kernels.calling import Job, check_alike, check_together
 from ntm.kernels.compiling import Kernels, kernels
 from ntm.kernels.conventions import ACTIVATIONS, STRIDE, kept_shapes
 from ntm.kernels.watching import watched
@@ -171,9 +171,10 @@ class Tape:
         layout: Layout,
         norm_floor: float,
     ) -> None:
+        weight, bias = emit
+        check_alike((inputs, weight, bias, memory, weightings))
         T, B, I = inputs.shape
         N, M = memory.shape[1:]
-        weight, bias = emit
         P, H = weight.shape
         self.weight = weight
         self.layout, self.norm_floor = _codes(layout), norm_floor
@@ -253,6 +254,8 @@ class Tape:
         dw: Tensor | None = None,
     ) -> None:
         """Begin a backward pass after step t, with derivatives of what the last step gave."""
+        derivatives = doutputs, dreads, dgiven, dmemory, dw
+        check_alike([weight, *(one for one in derivatives if one is not None)])
         B, _, _, _, _, N, M = self.sizes
         self.back_from = t
         dense = torch.contiguous_format
@@ -344,7 +347,7 @@ class _TapeStep(torch.autograd.Function):
 PRECISIONS = {torch.float32: "float32", torch.float64: "float64"}
 LIBRARY = torch.library.Library("ntm", "DEF")
 STRAIGHT: dict[str, Callable[..., Any]] = {}
-"""The functions behind the operators, with their derivatives."""
+"""The functions behind the operators, with their derivatives; for what has been checked."""
 PLAIN = {Tensor, torch.nn.Parameter}
 
 
@@ -353,15 +356,25 @@ def _call(name: str, *arguments: Any) -> Any:
 
     The dispatcher's way from Python to Python takes as long as the memory takes for a step.
     """
-    if watched() or not plain(arguments):
+    tensors = _tensors(arguments)
+    if watched() or not plain(tensors):
+        check_together(tensors)
         return getattr(torch.ops.ntm, name).default(*arguments)
+    check_alike(tensors)
     return STRAIGHT[name](*arguments)
 
 
-def plain(arguments: Sequence[Any]) -> bool:
-    """Whether tensors are numbers in the CPU's memory, as they lie there."""
-    for a in arguments:
-        if isinstance(a, Tensor) and not (type(a) in PLAIN and a.is_cpu and not a.is_neg()):
+def _tensors(arguments: Sequence[Any]) -> list[Tensor]:
+    return [one for one in arguments if isinstance(one, Tensor)]
+
+
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+def plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether they are numbers in the CPU's memory, as they lie there."""
+    for one in tensors:
+        if type(one) not in PLAIN or not one.is_cpu or one.is_neg() or _is_wrapped(one):
             return False
     return True
 
@@ -374,10 +387,14 @@ def _operator(name: str, *keys: str) -> Callable[[Callable[..., Any]], Callable[
     """
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        def checked(*arguments: Any) -> Any:
+            check_alike(_tensors(arguments))
+            return function(*arguments)
+
         schema = torch.library.infer_schema(function, mutates_args=())
         LIBRARY.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
         for key in ("CPU", *keys):
-            LIBRARY.impl(name, function, key)
+            LIBRARY.impl(name, checked, key)
         STRAIGHT[name] = function
         return function
 
@@ -425,9 +442,12 @@ def _differentiate(
         def backward(ctx: Any, *derivatives: Any) -> Any:
             return *backward(ctx, *derivatives[:outputs]), None
 
+    # Less what `torch.autograd.Function` does for `torch.func`, of which nothing comes here.
+    apply = super(torch.autograd.Function, Differentiable).apply
+
     def differentiable(straight: bool, *arguments: Any) -> Any:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*arguments):
-            return Differentiable.apply(*arguments, straight)
+            return (apply if straight else Differentiable.apply)(*arguments, straight)
         return below_autograd(straight, *arguments)
 
     STRAIGHT[name] = partial(differentiable, True)
@@ -452,7 +472,8 @@ RUNNERS: dict[str, Callable[..., None]] = {"cpu": _on_cpu, "cuda": _on_gpu}
 
 def _run(controller: str, direction: str, *arguments: Any, **more: Any) -> None:
     kept = arguments[3][0]
-    RUNNERS[kept.device.type](controller, direction, *arguments, **more)
+    device = "cpu" if kept.is_cpu else kept.device.type
+    RUNNERS[device](controller, direction, *arguments, **more)
 
 
 def _check_heads(
@@ -460,7 +481,7 @@ def _check_heads(
 ) -> tuple[int, int]:
     """Refuse what the compiled functions would not notice; P and R·M."""
     emit, bias, memory, w, reads = parts
-    if memory.dim() != 3 or len(memory) != B:
+    if memory.dim() != 3 or memory.shape[0] != B:
         raise ValueError(f"memory must be (B, N, M), B = {B}, got {tuple(memory.shape)}")
     _, N, M = memory.shape
     R, W = layout[:2]
@@ -516,8 +537,6 @@ def _lstm_loop(
     _check_shape("upper layers' biases", biases, (L - 1, 4 * H))
     _check_shape("hidden", hidden, (L, B, H))
     _check_shape("cell", cell, (L, B, H))
-    for part in (inputs, by_seen, bias_seen):  # which torch reads first
-        check_place(part, inputs)
     output, seen, raw, end, *ends = _outputs(T, P, (memory, w, reads), hidden, cell)
     sizes = B, T, L, I, H, *memory.shape[1:]
     memories = _kept_memories(T, keep)
@@ -545,7 +564,7 @@ def _(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     T, B, I = inputs.shape
     L, _, H = hidden.shape
-    output, seen, raw, end, *ends = _outputs(T, len(bias), (memory, w, reads), hidden, cell)
+    output, seen, raw, end, *ends = _outputs(T, bias.shape[0], (memory, w, reads), hidden, cell)
     sizes = B, T, L, I, H, *memory.shape[1:]
     numbers = _kept("lstm", sizes, layout, _kept_memories(T, keep))
     return output, seen, raw, end.transpose(1, 2), *ends, inputs.new_empty(numbers)
@@ -555,7 +574,7 @@ def _save_lstm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) ->
     seen, by_seen, by_hidden, _, _, by_below, deeper, _, emit, _, memory, *_ = inputs
     *_, ctx.layout, ctx.floor, _ = inputs
     L, B, H = output[6].shape
-    ctx.sizes = [B, len(seen), L, seen.shape[2], H, *memory.shape[1:]]
+    ctx.sizes = [B, seen.shape[0], L, seen.shape[2], H, *memory.shape[1:]]
     ctx.save_for_backward(seen, by_seen, by_hidden, by_below, deeper, emit, output[2], output[8])
 
 
@@ -616,7 +635,7 @@ def _lstm_loop_backward(
     norm_floor: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, T, L, _, H, _, _ = sizes
-    dgates, draw = kept.new_empty(L, T, B, 4 * H), kept.new_empty(T, B, len(emit))
+    dgates, draw = kept.new_empty(L, T, B, 4 * H), kept.new_empty(T, B, emit.shape[0])
     dstart = kept.new_empty(B * (2 * L * H + _heads_state(sizes, layout)))
     _run(
         "lstm",
@@ -637,7 +656,7 @@ def _(  # type: ignore[no-untyped-def]
     deeper, emit, raw, kept, sizes, layout, floor,
 ):  # fmt: skip
     B, T, L, _, H, _, _ = sizes
-    dgates, draw = kept.new_empty(L, T, B, 4 * H), kept.new_empty(T, B, len(emit))
+    dgates, draw = kept.new_empty(L, T, B, 4 * H), kept.new_empty(T, B, emit.shape[0])
     return dgates, draw, kept.new_empty(B * (2 * L * H + _heads_state(sizes, layout)))
 
 
@@ -701,7 +720,7 @@ def _(  # type: ignore[no-untyped-def]
     sums, by_seen, deeper, biases, activation, emit, bias, memory, w, reads, layout, floor, keep
 ):
     T = len(sums)
-    output, seen, raw, end, *ends = _outputs(T, len(bias), (memory, w, reads), sums)
+    output, seen, raw, end, *ends = _outputs(T, bias.shape[0], (memory, w, reads), sums)
     sizes = _feedforward_sizes(sums, by_seen, deeper, memory, reads)
     numbers = _kept("feedforward", sizes, layout, _kept_memories(T, keep))
     return output, seen, raw, end.transpose(1, 2), *ends, sums.new_empty(numbers)
@@ -761,7 +780,7 @@ def _feedforward_loop_backward(
     norm_floor: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, T, L, _, H, _, _ = sizes
-    dsums, draw = kept.new_empty(L, T, B, H), kept.new_empty(T, B, len(emit))
+    dsums, draw = kept.new_empty(L, T, B, H), kept.new_empty(T, B, emit.shape[0])
     dstart = kept.new_empty(B * _heads_state(sizes, layout))
     _run(
         "feedforward",
@@ -783,7 +802,7 @@ def _(  # type: ignore[no-untyped-def]
     sizes, layout, floor,
 ):  # fmt: skip
     B, T, L, _, H, _, _ = sizes
-    dsums, draw = kept.new_empty(L, T, B, H), kept.new_empty(T, B, len(emit))
+    dsums, draw = kept.new_empty(L, T, B, H), kept.new_empty(T, B, emit.shape[0])
     return dsums, draw, kept.new_empty(B * _heads_state(sizes, layout))
 
 
@@ -927,7 +946,7 @@ def _start_gradients(ctx: Any, place: int, dstart: Tensor) -> tuple[Tensor | Non
     B, _, L, _, H, N, M = ctx.sizes
     R, W = ctx.layout[:2]
     shapes = [(B, M, N), (B, R + W, N), (B, R, M)]
-    if len(dstart) > B * _heads_state(ctx.sizes, ctx.layout):
+    if dstart.shape[0] > B * _heads_state(ctx.sizes, ctx.layout):
         shapes += [(L, B, H)] * 2
     if not any(ctx.needs_input_grad[place : place + len(shapes)]):
         return (None,) * len(shapes)

@@ -7,7 +7,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -95,6 +95,8 @@ class Steps(NamedTuple):
     """After the last step."""
 
 
+Weights = tuple[Tensor, ...]
+"""Of a layer, in the order in which torch has them."""
 Step = Callable[[Tensor, HeadLayout, NTMState], tuple[Tensor, Tensor, Tensor]]
 """Maps raw emissions (B, layout.size) and a state to the new memory, weightings and reads."""
 
@@ -341,15 +343,15 @@ class NTM(nn.Module):
             controller=self.controller.initial_state(batch_size),
         )
 
-    def _start(self, batch_size: int) -> NTMState:
+    def _start(self, batch_size: int, weight: Tensor) -> NTMState:
         """`initial_state`, not to be written to: made once where it is always the same.
 
         Making it takes as long as the memory's arithmetic of ten steps.
         """
-        if watched() or not self._starts_alike():
-            return self.initial_state(batch_size)
-        weight = self._weight
         controller: Any = self.controller
+        # On the CPU alone: elsewhere a CUDA graph may be made of it.
+        if watched() or not weight.is_cpu or not self._starts_alike(controller):
+            return self.initial_state(batch_size)
         key = (
             batch_size, self.memory_size, weight.dtype, type(self.initial_weighting),
             id(controller), len(controller.layers), controller.output_size,
@@ -361,12 +363,10 @@ class NTM(nn.Module):
             _STARTS[self] = key, state
         return state
 
-    def _starts_alike(self) -> bool:
+    def _starts_alike(self, controller: nn.Module) -> bool:
         """Whether nothing in the initial state is learned, drawn, or made by a user's module."""
-        controller = self.controller
         return (
-            self._weight.is_cpu  # a CUDA graph may be made of it
-            and type(self.initial_memory) is ConstantMemory
+            type(self.initial_memory) is ConstantMemory
             and type(self.initial_weighting) in (FirstLocation, Uniform)
             and self.initial_reads is None
             and (
@@ -474,7 +474,7 @@ class NTM(nn.Module):
 
     def _whole_loop(self) -> Callable[..., Steps] | str:
         """What runs whole sequences in one compiled function, or why nothing does."""
-        controller = self.controller
+        controller: Any = self.controller
         kind: type[nn.Module]
         if type(controller) is LSTMController:
             loop, kind = self._whole_lstm_loop, nn.LSTMCell
@@ -484,22 +484,26 @@ class NTM(nn.Module):
             loop, kind = self._whole_feedforward_loop, nn.Linear
         else:
             return "the controller is a module of its own"
-        if type(controller.dropout) is not nn.Dropout:
+        # Taken once: a module's way to a part of it is long, and this is done for every batch.
+        layers, dropout, emit = controller.layers, controller.dropout, self.emit
+        if type(dropout) is not nn.Dropout:
             return "the controller's dropout is a module of its own"
-        if controller.dropout.p > 0 and self.training:
+        if dropout.p > 0 and self.training:
             return "the controller drops out"
-        if self._own_emissions():
+        emit_weights = self._plain_emissions(emit, controller.output_size)
+        if emit_weights is None:
             return "the emissions are a module of their own"
-        if not all(is_plainly(kind, layer) for layer in controller.layers):
+        if not all(is_plainly(kind, layer) for layer in layers):
             return "a layer of the controller is a module of its own"
         if is_patched(controller):
             return "the controller's own way to be called was replaced"
-        if hooked(self.emit, controller, controller.dropout, *controller.layers):
+        if hooked(emit, controller, dropout, *layers):
             return "hooks wait for the controller or the emissions to be called"
         width = self.controller_input_size(self.input_size, *self.layout[:2])
-        if not _fits(controller, width):
+        weights = [_WEIGHTS[kind](layer) for layer in layers]
+        if not _fit(weights, kind, controller.output_size, width):
             return "a layer of the controller has another shape, or no bias"
-        return loop
+        return partial(loop, weights, emit_weights)
 
     def _reference_loop(self, inputs: Tensor, state: NTMState, emissions: bool) -> Steps:
         return reference_loop(
@@ -529,15 +533,17 @@ class NTM(nn.Module):
 
     def _may_tape(self, inputs: Tensor, state: NTMState) -> bool:
         """Whether nobody is to see the single steps, or to keep what they save."""
-        if self._own_emissions() or hooked(self.emit) or watched() or kept_elsewhere():
+        emit = self._plain_emissions(self.emit, self.controller.output_size)
+        if emit is None or hooked(self.emit) or watched() or kept_elsewhere():
             return False
-        return _fused().plain((inputs, self.emit.weight, self.emit.bias, *state[:3]))
+        return _fused().plain((inputs, *emit, *state[:3]))
 
-    def _own_emissions(self) -> bool:
-        """Whether emissions are made otherwise than `__init__` has it."""
-        emit = self.emit
-        shape = self.layout.size, self.controller.output_size
-        return not is_plainly(nn.Linear, emit) or emit.bias is None or emit.weight.shape != shape
+    def _plain_emissions(self, emit: Any, H: int) -> Weights | None:
+        """Weight and bias of the emissions; None if they are made otherwise than by a layer."""
+        if not is_plainly(nn.Linear, emit):
+            return None
+        weight, bias = emit.weight, emit.bias
+        return None if bias is None or weight.shape != (self.layout.size, H) else (weight, bias)
 
     def _taped_loop(self, inputs: Tensor, state: NTMState, emissions: bool) -> Steps:
         """The fused step inside the plain loop, for training."""
@@ -555,12 +561,13 @@ class NTM(nn.Module):
         after = NTMState(memory.transpose(1, 2), weightings, last, own)
         return Steps(outputs, reads, raw if emissions else None, after)
 
-    def _whole_lstm_loop(self, inputs: Tensor, state: NTMState, emissions: bool) -> Steps:
-        cells: Any = cast(LSTMController, self.controller).layers
+    def _whole_lstm_loop(
+        self, layers: list[Weights], emit: Weights, inputs: Tensor, state: NTMState, emissions: bool
+    ) -> Steps:
         outputs, reads, raw, after = _fused().lstm_loop(
             inputs,
-            [(cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh) for cell in cells],
-            (self.emit.weight, self.emit.bias),
+            layers,
+            emit,
             (*state[:3], *state.controller),
             self.layout[1:],
             NORM_FLOOR,
@@ -569,13 +576,14 @@ class NTM(nn.Module):
         state = NTMState(memory, weightings, last_reads, tuple(passing))
         return Steps(outputs, reads, raw if emissions else None, state)
 
-    def _whole_feedforward_loop(self, inputs: Tensor, state: NTMState, emissions: bool) -> Steps:
-        controller: Any = self.controller
+    def _whole_feedforward_loop(
+        self, layers: list[Weights], emit: Weights, inputs: Tensor, state: NTMState, emissions: bool
+    ) -> Steps:
         outputs, reads, raw, after = _fused().feedforward_loop(
             inputs,
-            [(layer.weight, layer.bias) for layer in controller.layers],
-            controller.activation,
-            (self.emit.weight, self.emit.bias),
+            layers,
+            cast(FeedforwardController, self.controller).activation,
+            emit,
             state[:3],
             self.layout[1:],
             NORM_FLOOR,
@@ -625,20 +633,21 @@ class NTM(nn.Module):
         """Check the inputs, make them time-major, and begin where ``state`` says."""
         if not isinstance(inputs, Tensor):
             raise no_tensor(inputs)
-        lowered = inputs.device.type != "meta" and torch.is_autocast_enabled(inputs.device.type)
-        own = inputs.dtype if lowered else self._weight.dtype
+        device, weight = inputs.device.type, self._weight
+        lowered = device != "meta" and torch.is_autocast_enabled(device)
+        own = inputs.dtype if lowered else weight.dtype
         check_inputs(inputs.shape, self.input_size, self.batch_first, inputs.dtype, own)
         if self.batch_first:
             inputs = inputs.transpose(0, 1)
         if state is None:
-            return inputs, self._start(inputs.shape[1])
+            return inputs, self._start(inputs.shape[1], weight)
         state = _as_state(state)
-        self._check_state(state, inputs.shape[1])
+        self._check_state(state, inputs.shape[1], weight)
         return inputs, state
 
-    def _check_state(self, state: NTMState, B: int) -> None:
+    def _check_state(self, state: NTMState, B: int, weight: Tensor) -> None:
         """Refuse another machine's state: compiled functions would not notice."""
-        layout, weight = self.layout, self._weight
+        layout = self.layout
         K, R, M = layout.num_heads, layout.num_read_heads, layout.word_size
         precision = _precise(weight).dtype
         _check_part("memory", state.memory, "(B, N, M)", (B, self.memory_size, M), precision)
@@ -692,26 +701,31 @@ def _check_part(
         raise ValueError(f"state's {name} must be in {dtype}, got {part.dtype}")
 
 
-def _fits(controller: nn.Module, width: int) -> bool:
-    """Whether the layers' weights are those of plain layers, one on top of the other."""
-    made: Any = controller
-    H = made.output_size
-    for layer in made.layers:
-        shapes = {"weight": (H, width), "bias": (H,)}
-        if type(controller) is LSTMController:
-            G = 4 * H
-            shapes = {
-                "weight_ih": (G, width),
-                "weight_hh": (G, H),
-                "bias_ih": (G,),
-                "bias_hh": (G,),
-            }
-        for name, shape in shapes.items():
-            part = getattr(layer, name)
+def _lstm_weights(cell: Any) -> Weights:
+    return cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh
+
+
+def _linear_weights(layer: Any) -> Weights:
+    return layer.weight, layer.bias
+
+
+_WEIGHTS: dict[type[nn.Module], Callable[[Any], Weights]] = {
+    nn.LSTMCell: _lstm_weights,
+    nn.Linear: _linear_weights,
+}
+
+
+def _fit(layers: list[Weights], kind: type[nn.Module], H: int, width: int) -> bool:
+    """Whether they are the weights of plain layers, one on top of the other."""
+    G = 4 * H
+    for layer in layers:
+        lstm = (G, width), (G, H), (G,), (G,)
+        linear = (H, width), (H,)
+        for part, shape in zip(layer, lstm if kind is nn.LSTMCell else linear, strict=True):
             if part is None or part.shape != shape or part.layout is not torch.strided:
                 return False
         width = H
-    return len(made.layers) > 0
+    return len(layers) > 0
 
 
 def _in_segments(

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ntm.kernels.calling import check_alike
 from ntm.kernels.conventions import STRIDE, kept_shapes
 from ntm.kernels.cuda import bounds, loops
 
@@ -44,12 +43,12 @@ def run(
         kept: Memories that the forward pass keeps.
 
     Raises:
-        TypeError: Tensors are of several precisions, or not of float32.
-        ValueError: Tensors are on several devices, sparse, or too small; or the machine too large.
+        TypeError: They are not of float32.
+        ValueError: The machine is too large.
 
     """
-    given = [tensor for tensor in (*dense, *loose) if tensor is not None]
-    precision = check_alike(given, given[0])
+    first = next(tensor for tensor in dense if tensor is not None)
+    precision = first.dtype
     if precision is not torch.float32:
         raise TypeError(f"on a GPU the fused engine is for float32, got {precision}")
     _, _, L, I, H, N, M = sizes
@@ -67,7 +66,7 @@ def run(
     }  # fmt: skip
     tensors: list[Any] = [None if tensor is None else tensor.contiguous() for tensor in dense]
     shapes = kept_shapes(controller, sizes, layout, kept)
-    with torch.cuda.device_of(given[0]):
+    with torch.cuda.device_of(first):
         launch = _forward if direction == "forward" else _backward
         launch(_parts(tensors[0], shapes), tensors[1:], loose, sizes, constants)
 
