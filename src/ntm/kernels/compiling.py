@@ -12,7 +12,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +25,9 @@ import numpy as np
 from filelock import FileLock
 
 logger = logging.getLogger("ntm")
+
+COMPILED = ("compiling", "conventions", "cpu", "jobs", "numerics")
+"""Modules that what is kept depends on."""
 
 
 class Kernels(NamedTuple):
@@ -52,25 +59,70 @@ def kernels(controller: str, dtype: str) -> Kernels:
 
 def _compile(controller: str, dtype: str, folder: Path | None) -> Kernels:
     """Load a kind from its folder, or compile it and keep it there."""
-    import numba
-
-    from ntm.kernels.cpu import FUNCTIONS, compiled
-
     ready = None if folder is None else folder / "ready"
     if ready is None:
         logger.info("compiling the fused engine for this process alone: it cannot be kept")
     elif not ready.exists():
         logger.info("compiling the fused engine, once on this machine")
-    config: Any = numba.config
-    users, config.CACHE_DIR = config.CACHE_DIR, str(folder or "")
-    try:
-        functions = (of(getattr(np, dtype)) for of in FUNCTIONS[controller])
-        made = Kernels(*(compiled(each, folder is not None).ctypes for each in functions))
-    finally:
-        config.CACHE_DIR = users
+    with _helped(controller, dtype, folder) if ready and not ready.exists() else nullcontext():
+        forward = compile_one(controller, dtype, 0, folder)
+    made = Kernels(forward, compile_one(controller, dtype, 1, folder))
     if ready is not None:
         ready.touch()
     return made
+
+
+def compile_one(controller: str, dtype: str, place: int, folder: Path | None) -> Any:
+    """Load a function from a folder, or compile it and keep it there.
+
+    Args:
+        controller: As for `kernels`, and so is dtype.
+        dtype: See there.
+        place: In `Kernels`.
+        folder: Held by this process, or by one that waits for it; None where nothing is kept.
+
+    """
+    import numba
+
+    from ntm.kernels.cpu import FUNCTIONS, compiled
+
+    config: Any = numba.config
+    users, config.CACHE_DIR = config.CACHE_DIR, str(folder or "")
+    try:
+        function = FUNCTIONS[controller][place](getattr(np, dtype))
+        return compiled(function, folder is not None).ctypes
+    finally:
+        config.CACHE_DIR = users
+
+
+HELPER = """
+import sys
+sys.path[:] = sys.argv[5:]
+from pathlib import Path
+from ntm.kernels.compiling import compile_one
+compile_one(sys.argv[1], sys.argv[2], int(sys.argv[3]), Path(sys.argv[4]))
+"""
+
+
+@contextmanager
+def _helped(controller: str, dtype: str, folder: Path | None) -> Iterator[None]:
+    """Let another process compile the way back meanwhile: Numba takes one function at a time.
+
+    What it does not come to is done afterwards.
+    """
+    task = [sys.executable, "-c", HELPER, controller, dtype, "1", str(folder), *sys.path]
+    quiet = subprocess.DEVNULL
+    try:
+        helper = subprocess.Popen(task, stdin=quiet, stdout=quiet, stderr=quiet)
+    except OSError:  # no interpreter of its own, or no room for one
+        yield
+        return
+    try:
+        yield
+        helper.wait()
+    finally:
+        helper.kill()
+        helper.wait()
 
 
 def _cache_folder(name: str) -> Path | None:
@@ -79,7 +131,7 @@ def _cache_folder(name: str) -> Path | None:
     from llvmlite import binding
 
     here = Path(__file__).parent
-    sources = sorted(here.glob("*.py"))
+    sources = [here / f"{name}.py" for name in COMPILED]
     processor = f"{binding.get_host_cpu_name()} {binding.get_host_cpu_features().flatten()}"
     versions = f"{numba.__version__} {np.__version__} {here} {processor}"
     text = versions.encode() + b"".join(path.read_bytes() for path in sources)
