@@ -293,7 +293,7 @@ def _stack(
         sharex=True,
         gridspec_kw={
             "height_ratios": heights,
-            "left": 1.05 / width,
+            "left": 1.15 / width,
             "right": 1 - 0.95 / width,
             "bottom": 0.5 / height,
             "top": 1 - 0.42 / height,
@@ -301,8 +301,11 @@ def _stack(
         },
     )
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    for axis in axes:
+        axis.yaxis.set_label_coords(-0.52 / (width - 2.1), 0.5)
+    for axis in axes[:-1]:
+        axis.xaxis.set_visible(False)  # marks take most of the time of drawing
     figure.suptitle(title, y=1 - 0.1 / height, va="top")
-    figure.align_ylabels(axes)
     return figure, axes
 
 
@@ -310,7 +313,9 @@ def _add_scale(
     figure: Figure, axis: Axes, image: Any, ticks: Sequence[float] | None = None
 ) -> None:
     """What the colours of a panel mean, to its right."""
-    figure.colorbar(image, cax=axis.inset_axes((1.01, 0, 0.015, 1)), ticks=ticks)
+    bar = figure.colorbar(image, cax=axis.inset_axes((1.01, 0, 0.015, 1)), ticks=ticks)
+    bar.ax.xaxis.set_visible(False)
+    bar.minorticks_off()
 
 
 def _draw_curve(axis: Axes, curve: Curve):  # type: ignore[no-untyped-def]
