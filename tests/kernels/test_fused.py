@@ -903,6 +903,26 @@ def test_it_runs_where_the_disk_is_full(tmp_path):
     assert done.stderr.count("cache of the fused engine cannot be used") == 1
 
 
+@pytest.mark.slow
+def test_a_helper_compiles_the_way_back_and_keeps_it(tmp_path):
+    with compiling._helped("step", "float32", tmp_path):
+        pass
+    (kept,) = tmp_path.rglob("*.nbi")
+    assert "step_backward" in kept.name
+
+
+@pytest.mark.slow
+def test_it_compiles_where_no_helper_can_start(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.executable = '/nowhere'\n{PROGRAM}"],
+        env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "True", done.stderr
+
+
 @pytest.mark.parametrize("error", [RuntimeError("no home"), KeyError("uid"), OSError("gone")])
 def test_a_user_without_a_home_keeps_no_cache(error, monkeypatch):
     def nowhere() -> None:
