@@ -12,6 +12,7 @@ run first: without them no speed is printed.
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import platform
@@ -22,11 +23,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from importlib.metadata import version
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -44,9 +47,10 @@ from ntm.tasks import (
     Task,
 )
 from ntm.tasks.sampling import TRAINING, sample, sample_at
+from ntm.views import figures
 
 Step = Callable[[], None]
-LENGTHS = (10, 30, 100, 300, 1000)
+LENGTHS = (10, 30, 100, 300, 1000, 2000)
 MEMORY_SIZES = (128, 256, 512, 1024, 2048, 4096)
 
 
@@ -288,8 +292,30 @@ def table_growth(arguments: argparse.Namespace) -> None:
     columns = "N", "ms per step", "spread", "µs per location"
     heading("By number of locations, batch 8, length 10", *columns)
     steps = {str(N): training_step(machine(memory_size=N), 10, 8) for N in MEMORY_SIZES}
-    for N, values in zip(MEMORY_SIZES, measure(steps, repeats).values(), strict=True):
+    by_size = measure(steps, repeats)
+    for N, values in zip(MEMORY_SIZES, by_size.values(), strict=True):
         print(f"| {N} | {told(values)} | {1e3 * statistics.median(values) / N:.1f} |")
+    if arguments.chart is not None:
+        chart_growth(times, by_size, arguments.chart)
+
+
+def chart_growth(
+    by_length: dict[str, list[float]], by_size: dict[str, list[float]], path: Path
+) -> None:
+    """Draw the median times, each beside a line of time that grows in proportion."""
+    panels = []
+    for name, times in (("length", by_length), ("locations", by_size)):
+        x = np.array([float(number) for number in times])
+        quartiles = [statistics.quantiles(values, n=4) for values in times.values()]
+        low, middle, high = np.array(quartiles).T
+        straight = middle[-1] * x / x[-1]
+        curves = [
+            figures.Curve("a training step, median and quartiles", 0, 0, x, middle, low, high),
+            figures.Curve("in proportion to the last", 6, 1, x, straight, weight="thin"),
+        ]
+        title = f"by {name}, batch 8"
+        panels.append(figures.Panel(title, name, "ms", "log", curves, log_x=True))
+    path.write_bytes(figures.png(figures.draw_curves(panels, "Time of a training step")))
 
 
 def table_memory(arguments: argparse.Namespace) -> None:
@@ -347,6 +373,42 @@ def table_controllers(arguments: argparse.Namespace) -> None:
         print(f"| {name} | {told(reference)} | {told(by_fused)} | {faster:.1f} |")
 
 
+def table_run(arguments: argparse.Namespace) -> None:
+    """The default command, whole, and where its time goes."""
+    columns = "sequences a second in training", "part", "seconds", "% of the run"
+    heading("python run_train.py model=ntm, seed 100", *columns)
+    here = Path(__file__).resolve().parent.parent
+    command = [sys.executable, str(here / "run_train.py"), "model=ntm", "seed=100"]
+    command.append(f"threads={arguments.threads}")
+    with tempfile.TemporaryDirectory() as place:
+        began = datetime.now()
+        subprocess.run(command, cwd=place, check=True, capture_output=True)
+        ended = datetime.now()
+        (result,) = Path(place).rglob("result.json")
+        told_of = json.loads(result.read_text())
+        said = (result.parent / "train.log").read_text().splitlines()
+    first, last = (
+        _at(line) for line in (said[0], [one for one in said if "validation" in one][-1])
+    )
+    training = told_of["sequences"] / told_of["sequences_per_second"]
+    whole = (ended - began).total_seconds()
+    parts = {
+        "start, to the first step": (first - began).total_seconds(),
+        "training steps": training,
+        "validation, checkpoints and pictures": (last - first).total_seconds() - training,
+        "closing evaluation and its pictures": (ended - last).total_seconds(),
+        "the whole": whole,
+    }
+    for name, seconds in parts.items():
+        rate = told_of["sequences_per_second"] if name == "training steps" else ""
+        print(f"| {rate} | {name} | {seconds:.1f} | {100 * seconds / whole:.0f} |")
+
+
+def _at(line: str) -> datetime:
+    """When a line of train.log was written; the first is of the first step."""
+    return datetime.strptime(line[:23], "%Y-%m-%d %H:%M:%S,%f")
+
+
 FIRST_USE = """
 import time
 import torch, ntm
@@ -398,6 +460,7 @@ TABLES: dict[str, Callable[[argparse.Namespace], None]] = {
     "growth": table_growth,
     "memory": table_memory,
     "compile": table_compile,
+    "run": table_run,
 }
 DEFAULT = ["main", "threads", "controllers"]
 
@@ -427,6 +490,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--segment", type=int, help="of the memory table; default: root of T")
+    parser.add_argument("--chart", type=Path, help="also draw the growth tables: a PNG file")
     parser.add_argument(
         "--compiled", action="store_true", help="engine=compiled in the main table: minutes more"
     )
