@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import json
 import math
 import re
@@ -183,6 +185,24 @@ def test_the_page_loads_nothing(page):
     assert "://" not in own
     assert "@import" not in own
     assert "url(" not in own
+
+
+def test_the_page_may_run_its_own_scripts_and_reach_nobody():
+    """As a browser reads it: by the hash of what stands between the tags."""
+    page = Page(page_of("t", "mean", [Section("", [], [], [], [])]))
+    (policy,) = (
+        attributes["content"]
+        for tag, attributes in page.elements
+        if tag == "meta" and attributes.get("http-equiv") == "Content-Security-Policy"
+    )
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == rules["form-action"] == rules["base-uri"] == "'none'"
+    assert "connect-src" not in rules  # so the default holds
+    assert "unsafe" not in rules["script-src"]
+    run = [text for tag, text in page.texts if tag == "script" and not text.startswith("{")]
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in run]
+    assert len(hashes) == 2
+    assert set(rules["script-src"].split()) == {f"'sha256-{digest}'" for digest in hashes}
 
 
 def test_names_are_text_on_the_page(page):

@@ -92,6 +92,7 @@ class EvaluateSchema:
     sequences: int = MISSING
     checkpoint: str = MISSING
     folder: str | None = MISSING
+    allow: Any = MISSING
     accelerator: str = MISSING
     threads: int = MISSING
 
@@ -239,9 +240,8 @@ def check_comparison(config: DictConfig) -> None:
     if OmegaConf.is_missing(config, "runs"):
         raise ConfigurationError("runs must be a folder of run folders, such as outputs/copy")
     for key, what in (("runs", "folders of run folders"), ("by", "keys of run_train.py")):
-        given = plain(config[key])
-        if given is not None and not _names(given):
-            raise ConfigurationError(f"{key} must be one or a list of {what}, got {given!r}")
+        if config[key] is not None:
+            names(config[key], key, what)
     if not plain(config.runs):
         raise ConfigurationError("runs must name one folder of run folders or more")
     if config.statistic not in ("mean", "median"):
@@ -460,8 +460,18 @@ def _fits(value: Any, hint: Any) -> bool | None:
     return False if isinstance(value, (int, float, str, bool, type(None))) else None
 
 
-def _names(value: Any) -> bool:
-    return all(isinstance(name, str) for name in (value if isinstance(value, list) else [value]))
+def names(given: Any, key: str, what: str = "names") -> list[str]:
+    """One name or a list of them, as a list.
+
+    Raises:
+        ConfigurationError: It is neither.
+
+    """
+    value = plain(given)
+    found = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) for name in found):
+        raise ConfigurationError(f"{key} must be one or a list of {what}, got {value!r}")
+    return found
 
 
 def _shown(value: Any) -> str:

@@ -72,18 +72,33 @@ class RunFolder:
         """The configuration the run was started with.
 
         Raises:
-            ConfigurationError: It is damaged.
+            ConfigurationError: It is damaged, or holds what no run writes.
 
         """
-        return OmegaConf.create(
-            _read_mapping(self.config, lambda text: plain(OmegaConf.create(text.decode())))
-        )
+
+        def read(content: bytes) -> Any:
+            return plain(OmegaConf.create(self._as_written(content)))
+
+        return OmegaConf.create(_read_mapping(self.config, read))
 
     def _read_values(self) -> dict[str, Any]:
         """The same as plain values; several times faster, which counts for hundreds of runs."""
         # What is in the file was resolved and quoted by OmegaConf: any YAML reader will do.
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        return _read_mapping(self.config, lambda text: yaml.load(text, loader))
+        return _read_mapping(self.config, lambda text: yaml.load(self._as_written(text), loader))
+
+    @staticmethod
+    def _as_written(content: bytes) -> str:
+        """The text of a configuration, refused where no run writes the like.
+
+        Interpolations would ask the reader's own environment; a few lines of references can stand
+        for more values than memory holds.
+        """
+        if b"${" in content:
+            raise ValueError("it holds an interpolation, ${…}, which no run writes")
+        if b"*" in content and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(content)):
+            raise ValueError("it holds references, *…, which no run writes")
+        return content.decode()
 
     def read_result(self) -> dict[str, Any]:
         """The last written `result.json`; empty before the first.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from ntm.commands.configuration import (
     ConfigurationError,
     build,
     check_evaluation,
+    names,
     one_line,
     plain,
     quiet_lightning,
 )
 from ntm.commands.streams import show
+from ntm.commands.trust import check_trusted
 from ntm.folders.runs import RunFolder, check_writable, load_checkpoint, write_rows, write_whole
 from ntm.machine import NTM
 from ntm.tasks import Point, Task
@@ -33,28 +35,38 @@ from ntm.views import figures
 from ntm.views.probing import Answer, evaluate, inside, point_inside, point_name
 
 
-def load(run: str | Path, checkpoint: str = "best") -> nn.Module:
+def load(run: str | Path, checkpoint: str = "best", allow: Collection[str] = ()) -> nn.Module:
     """A trained network from its run folder, ready to be used.
 
     Args:
         run: The folder, ``outputs/<name>/<model>/seed_<seed>``, or a checkpoint inside it.
         checkpoint: ``best`` or ``last``, or another that the folder holds; of a folder.
+        allow: Names of classes that its configuration may build beside those of this project and
+            a few of torch's (`ntm.commands.trust`), for folders that you trust.
 
     Raises:
-        ConfigurationError: There is no such run or checkpoint, or it is damaged.
+        ConfigurationError: There is no such run or checkpoint, it is damaged, or it names what
+            is not allowed.
 
     """
     if Path(run).suffix == ".ckpt":
         run, checkpoint = Path(run).parent.parent, Path(run).stem
     folder = RunFolder.existing(run, "run")
-    _, network = restore(folder, checkpoint)
+    _, network = restore(folder, checkpoint, allow)
     return network
 
 
-def restore(folder: RunFolder, checkpoint: str) -> tuple[Task, nn.Module]:
-    """The task of a run and its network at a checkpoint, in evaluation mode on the CPU."""
+def restore(
+    folder: RunFolder, checkpoint: str, allow: Collection[str] = ()
+) -> tuple[Task, nn.Module]:
+    """The task of a run and its network at a checkpoint, in evaluation mode on the CPU.
+
+    Of what its configuration names only what is trusted, or in ``allow``, is built.
+    """
     weights = load_checkpoint(folder.checkpoint(checkpoint))
     config = folder.read_config()
+    check_trusted(config.get("task"), "task", allow)
+    check_trusted(config.model.get("network"), "model.network", allow)
     task: Task = build(config.task, "task")
     if "engine" in config.model.network:  # that of the training machine may not run on this one
         config.model.network.engine = "auto"
@@ -102,7 +114,7 @@ def evaluate_run(config: DictConfig) -> list[dict[str, Any]]:
     torch.set_num_threads(config.threads)
     folder = RunFolder.existing(config.run, "run")
     check_writable(_results_of(config).evaluations.parent)
-    task, network = restore(folder, config.checkpoint)
+    task, network = restore(folder, config.checkpoint, names(config.allow, "allow"))
     points = _asked(task, config, folder)
     kinds = evaluation_kinds(task, config.kinds, "kinds")
     resize_memory(network, config.memory_size)
