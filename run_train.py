@@ -3,6 +3,7 @@
 python run_train.py model=ntm
 python run_train.py model=lstm seed=3 sequences=50000
 python run_train.py -m model=ntm,lstm 'seed=range(10)'
+python run_train.py replay=outputs/copy/ntm/seed_3      # the step at which its numbers went wrong
 """
 
 import sys
@@ -18,11 +19,17 @@ plan = sweeps.Plan()
 
 def check(config: DictConfig) -> None:
     """Refuse a job before anything starts or is written."""
-    plan.add(config)
+    if config.replay is None:
+        plan.add(config)
 
 
 def job(config: DictConfig, started: float) -> int:
     """Train one run and return its exit status."""
+    if config.replay is not None:
+        from ntm.commands.configuration import names
+        from ntm.training.replay import replay_job
+
+        return replay_job(config.replay, names(config.allow, "allow"))
     if plan.skips(config.folder):
         print(f"{config.folder} is finished and left alone", file=sys.stderr)
         return command.DONE

@@ -66,6 +66,8 @@ class TrainSchema:
     validate_every: int = MISSING
     init_from: str | None = MISSING
     overwrite: bool = MISSING
+    replay: str | None = MISSING
+    allow: Any = MISSING
     engine: str = MISSING
     threads: int = MISSING
     num_workers: int = MISSING
@@ -166,7 +168,7 @@ UNASKED = ("evaluation.kinds",)
 LARGEST_SEED = 2**64 - 1
 """What generators of random numbers take."""
 
-FREE = ("name", "folder", "logger", "callbacks", "overwrite")
+FREE = ("name", "folder", "logger", "callbacks", "overwrite", "replay", "allow")
 """Keys that may differ when a run goes on."""
 FREE_TRAINER = ("enable_progress_bar", "enable_model_summary", "log_every_n_steps", "profiler")
 

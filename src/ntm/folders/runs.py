@@ -4,7 +4,8 @@
 config.yaml           the whole resolved configuration; enough to start the run again
 metrics.csv           one row a validation
 events.out.tfevents*  the same for TensorBoard
-checkpoints/          last.ckpt, best.ckpt, and seq_<n>.ckpt where asked for
+checkpoints/          last.ckpt, best.ckpt, seq_<n>.ckpt where asked for; diverged.ckpt, the
+                      step at which numbers went wrong
 eval/results.csv      wrong bits at points inside and beyond training
 figures/              pictures
 train.log             what the run said
@@ -49,6 +50,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.last = self.checkpoints / "last.ckpt"
         self.best = self.checkpoints / "best.ckpt"
+        self.diverged = self.checkpoints / "diverged.ckpt"
         self.evaluations = self.path / "eval" / "results.csv"
         self.figures = self.path / "figures"
         self.log = self.path / "train.log"
@@ -197,6 +199,7 @@ class RunFolder:
         write_whole(self.config, OmegaConf.to_yaml(config, resolve=True).encode())
         for path in (self.checkpoints, self.evaluations.parent, self.figures):
             path.mkdir(exist_ok=True)
+        self.diverged.unlink(missing_ok=True)  # it may go better this time
 
     def _clear(self) -> None:
         """Remove what runs write, and nothing else, but for the configuration."""

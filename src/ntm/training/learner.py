@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -16,11 +16,20 @@ from torch.optim.lr_scheduler import LambdaLR
 from ntm.checks import check_at_least, check_choice
 from ntm.metrics import Counts, SequenceMetrics, count
 from ntm.tasks import Batch
+from ntm.training.devices import in_any
 from ntm.training.optimizers import DECAYS
 
 
 class Diverged(Exception):
     """What is computed is no longer a number."""
+
+
+def first_not_finite(tensors: Iterable[tuple[str, Tensor | None]]) -> tuple[str, Tensor] | None:
+    """The first of named tensors that holds something else than finite numbers, and its name."""
+    for name, tensor in tensors:
+        if tensor is not None and not torch.isfinite(tensor).all():
+            return name, tensor
+    return None
 
 
 class Penalty(Protocol):
@@ -88,6 +97,10 @@ class Learner(pl.LightningModule):
         """Steps not taken so far, for a gradient that is not finite."""
         self._skipped_in_a_row = 0
         self._budget = 1
+        self.snapshot: dict[str, Any] | None = None
+        """Of the step at which training diverged: what `ntm.training.replay` computes again."""
+        self._at_hand: tuple[Batch, int, Tensor, Tensor] | None = None
+        """The batch of the current step, its number, what was drawn before, and its logits."""
         self.average_norm: Tensor
         self.register_buffer("average_norm", torch.tensor(0.0))
         self.train_metrics = SequenceMetrics()
@@ -101,10 +114,60 @@ class Learner(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Loss of a training batch."""
-        if self.penalty is None or self._spent() >= self.penalty.until:
-            return self._loss(self(batch.inputs), batch)
-        logits, penalties = self.penalty(self.network, batch.inputs)
-        return self._loss(logits, batch) + self._mean(penalties, torch.ones_like(penalties))
+        drawn = torch.get_rng_state()
+        if self._is_penalised():
+            assert self.penalty is not None
+            logits, penalties = self.penalty(self.network, batch.inputs)
+            loss = self._loss(logits, batch) + self._mean(penalties, torch.ones_like(penalties))
+        else:
+            logits = self(batch.inputs)
+            loss = self._loss(logits, batch)
+        self._at_hand = batch, batch_idx, drawn, logits.detach()
+        # Under 16-mixed the loss scaler does it, and overflows on purpose to find its scale.
+        if not self._scales() and in_any(self.trainer, not torch.isfinite(loss.detach())):
+            raise self._diverged("the loss is not finite")
+        return loss
+
+    def _is_penalised(self) -> bool:
+        return self.penalty is not None and self._spent() < self.penalty.until
+
+    def _scales(self) -> bool:
+        return str(self.trainer.precision) == "16-mixed"
+
+    def _diverged(self, why: str) -> Diverged:
+        """What to raise, which says where it began; keeps what the step can be repeated from."""
+        assert self._at_hand is not None
+        batch, batch_idx, drawn, logits = self._at_hand
+        first = first_not_finite(
+            [
+                *batch._asdict().items(),
+                *((f"weight {name}", p.detach()) for name, p in self.network.named_parameters()),
+                *((f"buffer {name}", b) for name, b in self.network.named_buffers()),
+                ("logits", logits),
+                *((f"gradient of {name}", p.grad) for name, p in self.network.named_parameters()),
+            ]
+        )
+        where = "" if first is None else f"; the first tensor that is not finite is {first[0]}"
+        if first is not None and first[0] in ("logits", *batch._fields):
+            bad = ~torch.isfinite(first[1]).transpose(0, 1).flatten(1).all(1)
+            where += f", in sequence {self._number_of(batch_idx, int(bad.nonzero()[0])):,}"
+        self.snapshot = {
+            "reason": why + where,
+            "step": self.trainer.global_step,
+            "state_dict": self.state_dict(),
+            "batch": dict(batch._asdict()),
+            "drawn": drawn,
+            "penalised": self._is_penalised(),
+            "first_sequence": self._number_of(batch_idx, 0),
+        }
+        return Diverged(f"{why}, at step {self.trainer.global_step}{where}")
+
+    def _number_of(self, batch_idx: int, row: int) -> int:
+        """That of a sequence of a batch in this process, counted from 1 over the whole run."""
+        trainer = self.trainer
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        batches = trainer.current_epoch * data.batches_per_epoch + batch_idx
+        return batches * data.batch_size + row * trainer.world_size + trainer.global_rank + 1
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """Count a validation batch; gives what was counted, for whoever counts differently."""
@@ -139,10 +202,14 @@ class Learner(pl.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: Optimizer, *_: Any, **__: Any) -> None:
         """Clip by value, then by norm, where asked to; drop a gradient that is not finite."""
-        gradients = [p.grad for p in self.parameters() if p.grad is not None]
+        parameters: list[Tensor] = [p for p in self.parameters() if p.numel()]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        # Under 16-mixed the loss scaler does it, and overflows on purpose to find its scale.
-        if str(self.trainer.precision) != "16-mixed" and self._drops(norm):
+        with torch.no_grad():
+            largest = torch.stack(torch._foreach_norm(parameters, math.inf))
+        if not torch.isfinite(largest).all():
+            raise self._diverged("a weight is not finite")
+        if not self._scales() and self._drops(norm):
             return
         if self.clip_value is not None:
             nn.utils.clip_grad_value_(self.parameters(), self.clip_value)
@@ -166,9 +233,9 @@ class Learner(pl.LightningModule):
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= self.give_up_after:
-            raise Diverged(
-                f"the gradient was not finite {self._skipped_in_a_row} times in a row, at step "
-                f"{self.trainer.global_step}; optimizer.give_up_after says how many are borne"
+            raise self._diverged(
+                f"the gradient was not finite {self._skipped_in_a_row} times in a row "
+                "(optimizer.give_up_after says how many are borne)"
             )
         for parameter in self.parameters():
             parameter.grad = None

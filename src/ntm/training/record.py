@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import shutil
 import time
@@ -17,12 +18,14 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from ntm.folders.locks import Held, Lock
-from ntm.folders.runs import RunFolder, append_row, kept_at, write_whole, writing
-from ntm.tasks import Batch
+from ntm.folders.runs import RunFolder, append_row, in_words, kept_at, write_whole, writing
+from ntm.tasks import Batch, Goal
 from ntm.training.data import data_of, sequences_seen
 from ntm.training.devices import in_any
 from ntm.training.learner import Diverged, Learner
 from ntm.training.stages import Stages
+
+logger = logging.getLogger("ntm")
 
 RECORDED = (
     "train/loss",
@@ -132,7 +135,9 @@ class Record(Checkpoint):
         for name in ("train/loss", "val/loss"):
             if not math.isfinite(values[name]):
                 raise Diverged(f"{name} is {values[name]} after {sequences} sequences")
-        achieved = values[f"val/{data_of(trainer).task.solved.metric}"]
+        goal = data_of(trainer).task.solved
+        achieved = values[f"val/{goal.metric}"]
+        self._tell_if_worse(sequences, achieved, goal, values["val/loss"])
         self.history.append((sequences, achieved))
         score = (achieved, values["val/loss"])
         is_best = score <= self.best
@@ -147,6 +152,20 @@ class Record(Checkpoint):
         if trainer.is_global_zero:
             self._keep(sequences)
             self.folder.write_result(sequences=sequences, seconds=round(self.seconds, 1))
+
+    def _tell_if_worse(self, sequences: int, achieved: float, goal: Goal, loss: float) -> None:
+        """Say what the mean over a run would hide: that it got worse than it was."""
+        before = self.history[-1][1] if self.history else math.inf
+        if before < goal.below <= achieved:
+            logger.warning(
+                "no longer solved after %s sequences: %.3g %s in validation, %.3g before",
+                f"{sequences:,}", achieved, in_words(goal.metric), before,
+            )  # fmt: skip
+        if loss > 2 * math.log(2):
+            logger.warning(
+                "worse than guessing after %s sequences: a loss of %.3g in validation; a coin "
+                "for every bit costs %.3g", f"{sequences:,}", loss, math.log(2),
+            )  # fmt: skip
 
     def _write_row(self, trainer: pl.Trainer, sequences: int, values: dict[str, float]) -> None:
         stages = next(c for c in trainer.callbacks if isinstance(c, Stages))  # type: ignore[attr-defined]

@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from ntm.commands import launchers
 from ntm.commands.command import FAILED
-from ntm.commands.configuration import flatten, one_line, plain
+from ntm.commands.configuration import as_override, flatten, one_line, plain
 from ntm.folders import runs
 from ntm.folders.locks import Held, Lock
 from ntm.folders.runs import RunFolder, load_checkpoint
@@ -29,7 +29,7 @@ from ntm.machine import NTM
 from ntm.tasks import Task
 from ntm.tasks.kinds import DRAWN
 from ntm.training.assembly import Run, precision_of, prepare, where_it_stands
-from ntm.training.record import solved_at
+from ntm.training.record import AtomicCheckpointIO, solved_at
 from ntm.training.signals import Interrupted, terminable
 from ntm.views.evaluation import load_weights, write_evaluation
 from ntm.views.probing import point_name
@@ -103,6 +103,8 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
         except Held:
             raise  # another process writes here now
         except BaseException as error:
+            if run.learner.snapshot is not None:
+                _keep_snapshot(run)
             told, reason = folder.read_result(), _reason(error)
             elsewhere = told["status"] == runs.FAILED and told["reason"] != reason
             with suppress(OSError):  # a full disk must not hide the reason
@@ -115,6 +117,14 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
                 raise RuntimeError(f"in another process of the run: {told['reason']}") from error
             raise
     return folder.read_result()
+
+
+def _keep_snapshot(run: Run) -> None:
+    """Keep the step at which training diverged, beside the last good checkpoint."""
+    with suppress(OSError):  # a full disk must not hide the reason
+        AtomicCheckpointIO().save_checkpoint(run.learner.snapshot or {}, run.folder.diverged)
+        again = as_override("replay", run.folder.path)
+        logger.info("run_train.py %s computes the step again, in double precision too", again)
 
 
 def _advise(config: DictConfig) -> None:
