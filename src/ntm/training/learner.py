@@ -205,9 +205,9 @@ class Learner(pl.LightningModule):
         parameters: list[Tensor] = [p for p in self.parameters() if p.numel()]
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        with torch.no_grad():
-            largest = torch.stack(torch._foreach_norm(parameters, math.inf))
-        if not torch.isfinite(largest).all():
+        with torch.no_grad():  # lengths: of all that tell, the quickest to compute
+            lengths = torch.stack(torch._foreach_norm(parameters))
+        if not torch.isfinite(lengths).all() and first_not_finite(self.network.named_parameters()):
             raise self._diverged("a weight is not finite")
         if not self._scales() and self._drops(norm):
             return
