@@ -193,9 +193,10 @@ def test_a_missing_or_damaged_checkpoint_is_said(
     name = "best" if program == "run_eval" else "last"
     checkpoint = folder / "checkpoints" / f"{name}.ckpt"
     whole = checkpoint.read_bytes()
-    checkpoint.unlink()
-    if harm != "missing":
-        checkpoint.write_bytes(whole[: len(whole) // 2] if harm == "cut" else b"no checkpoint")
+    for path in (checkpoint, folder / "checkpoints" / "best.ckpt"):  # none is left to go on from
+        path.unlink(missing_ok=True)
+        if harm != "missing":
+            path.write_bytes(whole[: len(whole) // 2] if harm == "cut" else b"no checkpoint")
     result = folder / "result.json"
     result.write_text(result.read_text().replace("finished", "running"))
     if program == "run_eval":

@@ -87,6 +87,32 @@ def test_a_killed_run_goes_on_to_the_same_bits(curriculum, tmp_path):
     assert same == {key: value for key, value in result(killed).items() if key not in timeless}
 
 
+@pytest.mark.parametrize("harm", ["missing", "cut", "flipped"])
+@pytest.mark.parametrize(("kept", "goes_on"), [("192", "seq_384"), ("null", "best")])
+def test_the_next_older_checkpoint_takes_the_place_of_a_damaged_one(
+    harm, kept, goes_on, run_command, tmp_path, capfd
+):
+    asked = [*SMALL, f"callbacks.keep_every={kept}"]
+    assert run_command("run_train", *asked) == 0
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    whole, before = untimed(folder), checkpoint(folder, "last")
+    last = folder / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    last.unlink()
+    if harm != "missing":
+        last.write_bytes(content if harm == "flipped" else content[:-1000])
+    told = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(told | {"status": "running"}))
+    capfd.readouterr()
+    assert run_command("run_train", *asked) == 0
+    said = capfd.readouterr().err
+    assert f"last.ckpt is {'missing' if harm == 'missing' else 'damaged'}: an older" in said
+    assert f"from outputs/copy/ntm/seed_0/checkpoints/{goes_on}.ckpt" in said
+    assert untimed(folder) == whole
+    assert_same_tensors(checkpoint(folder, "last")["state_dict"], before["state_dict"])
+
+
 def test_interrupting_says_where_it_goes_on_and_keeps_what_was_written(tmp_path):
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
     process = start(tmp_path, "run_train", *SMALL)

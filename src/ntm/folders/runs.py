@@ -21,6 +21,7 @@ import json
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,11 @@ SOLVED_BEFORE = {"metric": "wrong_bits_per_sequence", "below": 0.1}
 """When a run of before, which does not say so, counts as solved."""
 DRAWN = "drawn"
 """The kind of sequences that the paper has, and that every row of before is of."""
+BEGINNING, END = (
+    "# All that this run was asked for; what ends without three dots was cut.\n",
+    "...\n",
+)
+"""Of config.yaml, since it says so."""
 SKIP, RESUME, START, OVER = "skip", "resume", "start", "start over"
 
 
@@ -96,6 +102,8 @@ class RunFolder:
         Interpolations would ask the reader's own environment; a few lines of references can stand
         for more values than memory holds.
         """
+        if content.startswith(BEGINNING.encode()) and not content.endswith(END.encode()):
+            raise ValueError("it was cut short")
         if b"${" in content:
             raise ValueError("it holds an interpolation, ${…}, which no run writes")
         if b"*" in content and any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(content)):
@@ -189,14 +197,15 @@ class RunFolder:
         if self.read_result().get("status") == FINISHED:
             return SKIP
         check_writable(self.path)
-        return RESUME if self.last.is_file() else START
+        return RESUME if self.last.is_file() or self.best.is_file() or self.kept() else START
 
     def begin(self, config: DictConfig, resume: bool) -> None:
         """Make the folder; without ``resume``, empty it of any earlier run."""
         if not resume and self.config.is_file():
             self._clear()
         # First of all: a folder with a configuration is a run's, however early it was killed.
-        write_whole(self.config, OmegaConf.to_yaml(config, resolve=True).encode())
+        text = BEGINNING + OmegaConf.to_yaml(config, resolve=True) + END
+        write_whole(self.config, text.encode())
         for path in (self.checkpoints, self.evaluations.parent, self.figures):
             path.mkdir(exist_ok=True)
         self.diverged.unlink(missing_ok=True)  # it may go better this time
@@ -212,6 +221,10 @@ class RunFolder:
         """TensorBoard's files."""
         return sorted(self.path.glob("events.out.tfevents.*"))
 
+    def kept(self) -> list[Path]:
+        """Checkpoints that were asked to be kept, the oldest first."""
+        return sorted(self.checkpoints.glob("seq_*.ckpt"), key=kept_at)
+
     def forget_after(self, sequences: int) -> None:
         """Drop from the records every validation after ``sequences``, which will come again."""
         if self.metrics.is_file():
@@ -219,7 +232,7 @@ class RunFolder:
             write_rows(self.metrics, [row for row in rows if int(row["sequences"]) <= sequences])
         for path in self.events():
             _trim_events(path, sequences)
-        for path in self.checkpoints.glob("seq_*.ckpt"):
+        for path in self.kept():
             if kept_at(path) > sequences:
                 path.unlink()
 
@@ -350,6 +363,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     import torch
 
     try:
+        _check_sums(path)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         reason = one_line(error).split(". ")[0]
@@ -357,6 +371,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ConfigurationError(f"checkpoint {path} is not one of a run")
     return checkpoint
+
+
+def _check_sums(path: Path) -> None:
+    """Hold an archive's parts against their sums in it; torch reads past a changed number."""
+    if not zipfile.is_zipfile(path):
+        return  # for torch to say what it is
+    with zipfile.ZipFile(path) as archive:
+        changed = archive.testzip()
+    if changed is not None:
+        raise ValueError(f"its part {changed} is not what was written")
 
 
 def _trim_events(path: Path, sequences: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import typing
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,8 +170,20 @@ def where_it_stands(folder: RunFolder, config: DictConfig) -> tuple[Path | None,
     try:
         load_checkpoint(folder.last)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{error}; overwrite=true starts the run over") from error
+        older = _newest(folder)
+        if older is None:
+            raise ConfigurationError(f"{error}; overwrite=true starts the run over") from error
+        return older, False
     return folder.last, False
+
+
+def _newest(folder: RunFolder) -> Path | None:
+    """The newest of the other checkpoints that can be loaded."""
+    found = {}
+    for path in (folder.best, *folder.kept()):
+        with suppress(ConfigurationError):
+            found[path] = load_checkpoint(path).get("epoch", -1)
+    return max(found, key=lambda path: found[path], default=None)
 
 
 def _learner(network: nn.Module, config: DictConfig) -> Learner:

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from ntm.folders.locks import Held, Lock
-from ntm.folders.runs import RunFolder, append_row, in_words, kept_at, write_whole, writing
+from ntm.folders.runs import RunFolder, append_row, in_words, write_whole, writing
 from ntm.tasks import Batch, Goal
 from ntm.training.data import data_of, sequences_seen
 from ntm.training.devices import in_any
@@ -192,8 +192,7 @@ class Record(Checkpoint):
         if sequences // self.keep_every > before // self.keep_every:
             with writing(self.folder.checkpoints / f"seq_{sequences}.ckpt") as part:
                 shutil.copyfile(self.folder.last, part)
-        kept = sorted(self.folder.checkpoints.glob("seq_*.ckpt"), key=kept_at)
-        for path in kept[: -self.keep_last]:
+        for path in self.folder.kept()[: -self.keep_last]:
             path.unlink()
 
     def state_dict(self) -> dict[str, Any]:

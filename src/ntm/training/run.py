@@ -162,6 +162,9 @@ def _go_back(run: Run) -> None:
     """Drop from the records what will be trained again."""
     if run.resume_from is not None:
         checkpoint = load_checkpoint(run.resume_from)
+        if run.resume_from != run.folder.last:
+            what = "is damaged" if run.folder.last.is_file() else "is missing"
+            logger.warning("%s %s: an older checkpoint takes its place", run.folder.last, what)
         sequences = run.data.sequences_after(checkpoint["epoch"])
         run.folder.forget_after(sequences)
         logger.info("going on after %s sequences from %s", f"{sequences:,}", run.resume_from)
