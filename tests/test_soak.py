@@ -1,0 +1,179 @@
+"""Long trials of what docs/guarantees.md promises; scripts/soak.sh runs them."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from made_up import evaluated, make_run
+from runners import ROOT, SMALL, finish, run_script, start
+from written import assert_same_tensors, checkpoint, result, rows, untimed
+
+pytestmark = pytest.mark.soak
+
+QUICK = [one for one in SMALL if not one.startswith(("task.", "evaluation.at"))]
+TASKS = {
+    "copy": ["task.max_length=6", "evaluation.at=[3,6]"],
+    "repeat_copy": [
+        "task.max_length=3", "task.max_repeats=3", "evaluation.at=[{length: 2, repeats: 2}]",
+    ],
+    "associative_recall": ["task.max_items=3", "evaluation.at=[3]"],
+    "dynamic_ngrams": ["task.steps=20", "evaluation.at=[30]"],
+    "priority_sort": ["task.min_items=4", "task.max_items=4", "evaluation.at=[4]"],
+}  # fmt: skip
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert untimed(one) == untimed(other)
+    for name in ("best", "last"):
+        left, right = checkpoint(one, name), checkpoint(other, name)
+        assert_same_tensors(left["state_dict"], right["state_dict"])
+        assert_same_tensors(left["optimizer_states"][0], right["optimizer_states"][0])
+    evaluations = [folder / "eval" / "results.csv" for folder in (one, other)]
+    assert evaluations[0].read_text() == evaluations[1].read_text()
+
+
+@pytest.mark.parametrize("model", ["ntm", "lstm"])
+@pytest.mark.parametrize("task", TASKS)
+def test_the_same_command_gives_the_same_numbers(task, model, tmp_path):
+    """Run twice, and with one and with four processes that draw the data."""
+    own = [] if model == "ntm" else ["model.network.hidden_size=20"]
+    asked = [one for one in QUICK if model == "ntm" or not one.startswith("model.network")]
+    asked += [f"task={task}", f"model={model}", *TASKS[task], *own]
+    made = []
+    for name, more in (("once", []), ("again", []), *((f"by_{n}", [n]) for n in (1, 4))):
+        workers = [f"num_workers={n}" for n in more]
+        status, _, err = finish(tmp_path, "run_train", *asked, f"name={name}", *workers)
+        assert status == 0, err
+        made.append(tmp_path / "outputs" / name / model / "seed_0")
+    for other in made[1:]:
+        assert_same_run(made[0], other)
+
+
+LONGER = ["sequences=3840", "callbacks.pictures_every=960", "callbacks.keep_every=960"]
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGINT", "SIGHUP", "SIGKILL"])
+def test_twenty_stops_at_random_moments_change_nothing(how, tmp_path):
+    """Before the first step, in steps, validations and checkpoints, in the closing evaluation."""
+    status, _, err = finish(tmp_path, "run_train", *SMALL, *LONGER, "name=whole")
+    assert status == 0, err
+    whole = tmp_path / "outputs" / "whole" / "ntm" / "seed_0"
+    took = result(whole)["seconds"]
+    drawn = random.Random(how)
+    stopped = tmp_path / "outputs" / "stopped" / "ntm" / "seed_0"
+    stops = 0
+    while stops < 20:
+        process = start(tmp_path, "run_train", *SMALL, *LONGER, "name=stopped")
+        time.sleep(drawn.uniform(0.3, 0.75 * took))
+        ended = process.poll() is not None
+        process.send_signal(getattr(signal, how))
+        _, err = process.communicate(timeout=120)
+        stops += not ended
+        assert "Traceback" not in err or how != "SIGKILL", err
+        if ended and process.returncode == 0:  # it came to its end: another one begins
+            assert_same_run(whole, stopped)
+            subprocess.run(["rm", "-rf", str(stopped)], check=True)
+    status, _, err = finish(tmp_path, "run_train", *SMALL, *LONGER, "name=stopped")
+    assert status == 0, err
+    assert_same_run(whole, stopped)
+
+
+def test_alone_in_a_sweep_and_side_by_side_are_the_same(tmp_path):
+    for seed in range(3):
+        status, _, err = finish(tmp_path, "run_train", *SMALL, f"seed={seed}", "name=alone")
+        assert status == 0, err
+    for jobs in ("1", "2"):
+        more = {"SEEDS": "0-2", "JOBS": jobs, "MODELS": "ntm", "PYTHON": sys.executable}
+        asked = [*SMALL, f"name=jobs_{jobs}"]
+        status, _, err = run_script("multiple_train.sh", tmp_path, *asked, **more)
+        assert status == 0, err
+    status, _, err = finish(tmp_path, "run_train", "-m", *SMALL, "seed=range(3)", "name=swept")
+    assert status == 0, err
+    for name in ("jobs_1", "jobs_2", "swept"):
+        for seed in range(3):
+            of = [tmp_path / "outputs" / one / "ntm" / f"seed_{seed}" for one in ("alone", name)]
+            assert_same_run(*of)
+
+
+def test_five_million_time_steps_take_no_more_memory_than_the_first(tmp_path):
+    """400,000 sequences of 6 vectors are 13 time steps each: 5.2 million."""
+    asked = [
+        *SMALL,
+        "task.min_length=6",
+        "sequences=400000",
+        "validate_every=8000",
+        "batch_size=32",
+    ]
+    process = start(tmp_path, "run_train", *asked)
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    place = Path(f"/proc/{process.pid}")
+    held: list[tuple[int, int]] = []
+    seen = 0
+    while process.poll() is None:
+        done = len(rows(folder)) if folder.exists() else 0
+        if done > seen:
+            seen = done
+            resident = int((place / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            held.append((resident, len(os.listdir(place / "fd"))))
+        time.sleep(0.05)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    after_some, at_the_end = held[len(held) // 20 + 1], held[-2]
+    print(f"resident {after_some[0] / 1e6:.0f} to {at_the_end[0] / 1e6:.0f} MB", end=" ")
+    assert at_the_end[0] <= 1.05 * after_some[0]
+    assert at_the_end[1] <= after_some[1]
+    events = sum(path.stat().st_size for path in folder.glob("events.out.tfevents.*"))
+    assert events < 2000 * len(rows(folder)) + 100_000
+    assert (folder / "train.log").stat().st_size < 250 * len(rows(folder)) + 2000
+
+
+def most_memory(program: str, folder: Path, *overrides: str) -> tuple[float, float, str]:
+    """Seconds and gigabytes that a command takes, and what it says."""
+    script = (
+        "import resource, subprocess, sys, time\n"
+        "began = time.monotonic()\n"
+        "done = subprocess.run(sys.argv[1:], capture_output=True, text=True)\n"
+        "most = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss\n"
+        "assert done.returncode == 0, done.stderr\n"
+        "print(time.monotonic() - began, most / 1e6)\n"
+        "print(done.stdout)\n"
+    )
+    command = [sys.executable, "-c", script, sys.executable, str(ROOT / f"{program}.py")]
+    done = subprocess.run([*command, *overrides], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    seconds, most = map(float, done.stdout.split("\n")[0].split())
+    return seconds, most, done.stdout
+
+
+def test_length_ten_thousand_with_eleven_thousand_locations_fits_in_two_gigabytes(tmp_path):
+    asked = ["sequences=96", "batch_size=16", "validate_every=96", "evaluation.at=[3]"]
+    asked += ["evaluation.kinds=[drawn]", "callbacks.pictures_every=null", "task.max_length=6"]
+    status, _, err = finish(tmp_path, "run_train", *asked)
+    assert status == 0, err
+    more = ["run=outputs/copy/ntm/seed_0", "at=[10000]", "memory_size=11000", "sequences=8"]
+    seconds, most, _ = most_memory("run_eval", tmp_path, *more)
+    print(f"{seconds:.0f} s, {most:.2f} GB", end=" ")
+    assert most < 2
+
+
+def test_a_thousand_runs_are_compared_in_half_a_minute_and_a_gigabyte(tmp_path):
+    drawn = random.Random(0)
+    for model in ("ntm", "lstm"):
+        for seed in range(500):
+            curve = {1000 * k: 40 * drawn.random() / k for k in range(1, 41)}
+            kinds = {"drawn": [evaluated(at, drawn.random(), 0.5) for at in (10, 20, 120)]}
+            described = {"model": {"name": model}}
+            folder = tmp_path / "outputs" / "many" / model / f"seed_{seed}"
+            make_run(folder, curve, kinds=kinds, config=described)
+    seconds, most, _ = most_memory("run_compare", tmp_path, "runs=outputs/many")
+    page = next((tmp_path / "outputs").rglob("report.html"))
+    print(f"{seconds:.0f} s, {most:.2f} GB, page of {page.stat().st_size / 1e6:.0f} MB", end=" ")
+    assert seconds < 30
+    assert most < 1
