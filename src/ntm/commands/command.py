@@ -37,7 +37,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ntm.commands import launchers
-from ntm.commands.configuration import ConfigurationError, check_governed, one_line
+from ntm.commands.configuration import ConfigurationError, check_governed, flatten, one_line
 from ntm.commands.streams import lasting
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
@@ -387,7 +387,17 @@ def _unknown(key: str, value: str | None, cause: BaseException) -> str:
     known = sorted(map(str, parent)) if isinstance(parent, DictConfig) else []
     prefix, _, last = key.rpartition(".")
     close = difflib.get_close_matches(last, known, n=1)
+    if not close and isinstance(parent, DictConfig):
+        close = _elsewhere(parent, last)
     where = f"under {prefix}" if prefix else "at the top"
-    meant = f"; did you mean {close[0]!r}?" if close else ""
+    meant = f"; did you mean {close[0]!r}?" if close else ";"
     got = f" (got {value!r})" if value is not None else ""
     return f"{key} is no key{got}{meant} Known {where}: {', '.join(known)}"
+
+
+def _elsewhere(node: DictConfig, name: str) -> list[str]:
+    """Whole keys of a configuration that end in a name, the shortest first."""
+    root = node._get_root()
+    keys = flatten(OmegaConf.to_container(root, resolve=False))
+    found = [key for key in keys if key.rpartition(".")[2] == name]
+    return sorted(found, key=lambda key: (key.count("."), key))
