@@ -7,12 +7,16 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from made_up import evaluated, make_run
-from runners import ROOT, SMALL, finish, run_script, start
+from runners import ROOT, SMALL, finish, run_here, run_script, start
 from written import assert_same_tensors, checkpoint, result, rows, untimed
 
 pytestmark = pytest.mark.soak
@@ -177,3 +181,77 @@ def test_a_thousand_runs_are_compared_in_half_a_minute_and_a_gigabyte(tmp_path):
     print(f"{seconds:.0f} s, {most:.2f} GB, page of {page.stat().st_size / 1e6:.0f} MB", end=" ")
     assert seconds < 30
     assert most < 1
+
+
+# --- Whole configurations, drawn
+
+
+class FailsOnce(pl.Callback):
+    """Fails in the second interval, unless it has."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = Path(mark)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+        if trainer.current_epoch == 1 and not self.mark.exists():
+            self.mark.touch()
+            raise RuntimeError("no luck today")
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> list[str]:
+    """Overrides of a small run, of whatever may be combined."""
+
+    def one_of(key: str, *values: object) -> str:
+        return f"{key}={draw(st.sampled_from(values))}"
+
+    task, shifts = draw(st.sampled_from(sorted(TASKS))), draw(st.integers(0, 2))
+    memory = draw(st.integers(2 * shifts + 1, 12))
+    network = "model.network"
+    asked = [
+        *(one for one in TASKS[task] if not one.startswith("evaluation.at")),
+        f"task={task}", f"{network}.shift_range={shifts}", f"{network}.memory_size={memory}",
+        one_of(f"{network}.word_size", 1, 2, 5), one_of(f"{network}.num_read_heads", 1, 2, 3),
+        one_of(f"{network}.num_write_heads", 1, 2),
+        one_of(f"{network}.initial_memory", "constant", "random", "learned"),
+        one_of(f"{network}.initial_weighting", "first_location", "uniform", "learned"),
+        one_of(f"{network}.initial_reads", "zeros", "learned"),
+        one_of(f"{network}.key_activation", "tanh", "identity", "relu", "sigmoid"),
+        one_of(f"{network}.add_activation", "tanh", "identity", "relu", "sigmoid"),
+        one_of(f"{network}.read_first", "true", "false"),
+        one_of(f"{network}.controller.num_layers", 1, 2),
+        one_of(f"{network}.controller.hidden_size", 1, 4, 9),
+        one_of(f"{network}.controller.dropout", 0.0, 0.3),
+        one_of("optimizer", "adamw", "adam", "rmsprop", "graves_rmsprop"),
+        one_of("engine", "auto", "reference"), one_of("seed", 0, 7),
+        one_of("trainer.precision", "null", "64-true", "bf16-mixed"),
+        one_of("num_workers", 0, 0, 0, 1), one_of("trainer.accumulate_grad_batches", 1, 1, 2),
+        one_of("batch_size", 1, 3, 16),
+    ]  # fmt: skip
+    if draw(st.booleans()):
+        asked.append("model=ntm_feedforward")
+    if task == "copy" and draw(st.booleans()):
+        asked += ["curriculum=staged", "curriculum.upper=[2,4,null]"]
+    return asked
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(asked=configurations())
+def test_whatever_is_legal_trains_resumes_to_the_bit_and_is_evaluated(asked):
+    size = next(int(one.split("=")[1]) for one in asked if one.startswith("batch_size"))
+    small = [f"sequences={3 * size}", f"validate_every={size}", "evaluation.sequences=2"]
+    small += ["evaluation.kinds=[drawn]", "callbacks.pictures_every=null"]
+    with tempfile.TemporaryDirectory() as place, pytest.MonkeyPatch.context() as patch:
+        folder = Path(place)
+
+        def run(program: str, *more: str) -> int:
+            return run_here(patch, folder, program, *more)
+
+        assert run("run_train", *asked, *small, "name=whole") == 0
+        node = f"trainer.callbacks=[{{_target_:test_soak.FailsOnce,mark:'{folder / 'mark'}'}}]"
+        assert run("run_train", *asked, *small, "name=stopped", node) == 1
+        assert run("run_train", *asked, *small, "name=stopped", node) == 0
+        whole, stopped = (next((folder / "outputs" / n).glob("*/seed_*")) for n in
+                          ("whole", "stopped"))  # fmt: skip
+        assert_same_run(whole, stopped)
+        assert run("run_eval", f"run={whole}", "sequences=2") == 0

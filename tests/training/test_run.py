@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import time
 
 import pytest
+import pytorch_lightning as pl
 import torch
+from faults import Faults, faults
 from runners import SMALL, finish, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from written import assert_same_tensors, checkpoint, event_steps, result, rows, untimed, weights
@@ -111,6 +114,46 @@ def test_the_next_older_checkpoint_takes_the_place_of_a_damaged_one(
     assert f"from outputs/copy/ntm/seed_0/checkpoints/{goes_on}.ckpt" in said
     assert untimed(folder) == whole
     assert_same_tensors(checkpoint(folder, "last")["state_dict"], before["state_dict"])
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
+def test_in_another_precision_too_a_run_goes_on_to_the_same_bits(
+    precision, run_command, tmp_path, monkeypatch
+):
+    asked = [*SMALL, *DROPOUT, f"trainer.precision={precision}"]
+    assert run_command("run_train", *asked, "name=whole") == 0
+    stopped = tmp_path / "outputs" / "stopped" / "ntm" / "seed_0"
+    monkeypatch.setattr(Faults, "on_train_epoch_end", _fails_after_two, raising=False)
+    assert run_command("run_train", *asked, "name=stopped", faults(tmp_path)) == 1
+    assert len(rows(stopped)) == 2
+    monkeypatch.delattr(Faults, "on_train_epoch_end")
+    assert run_command("run_train", *asked, "name=stopped", faults(tmp_path)) == 0
+    whole = tmp_path / "outputs" / "whole" / "ntm" / "seed_0"
+    assert untimed(stopped) == untimed(whole)
+    assert_same_tensors(checkpoint(whole, "last")["state_dict"],
+                        checkpoint(stopped, "last")["state_dict"])  # fmt: skip
+
+
+def _fails_after_two(_: object, trainer: pl.Trainer, *__: object) -> None:
+    if trainer.current_epoch == 2:
+        raise RuntimeError("no luck today")
+
+
+@pytest.mark.parametrize("moment", ["on_train_batch_start", "on_test_start"])
+def test_a_folder_that_is_removed_meanwhile_ends_the_run_and_stays_away(
+    moment, run_command, tmp_path, monkeypatch, capfd
+):
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+
+    def removed(_: object, trainer: pl.Trainer, *__: object) -> None:
+        if trainer.current_epoch > 1 and folder.exists():
+            shutil.rmtree(folder)
+
+    monkeypatch.setattr(Faults, moment, removed, raising=False)
+    assert run_command("run_train", *SMALL, faults(tmp_path)) == 1
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    assert "seed_0 was removed while this run was at it; the same command starts it again" in last
+    assert not folder.exists()
 
 
 def test_interrupting_says_where_it_goes_on_and_keeps_what_was_written(tmp_path):

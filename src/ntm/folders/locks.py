@@ -79,8 +79,11 @@ class Lock:
 
         Raises:
             Held: Another process took it over, because this one was silent for too long.
+            FileNotFoundError: The folder is gone.
 
         """
+        if not self.folder.is_dir():
+            raise FileNotFoundError(f"{self.folder} is gone")
         if not self.holds():
             raise Held(
                 f"{self.folder} was taken over after {SILENCE / 60:.0f} minutes without a "

@@ -107,6 +107,8 @@ def prepare(config: DictConfig) -> Run:
     accelerator, why = _accelerator(network, config)
     trainer = _trainer(config, accelerator, data, stages, record)
     check_devices(trainer, config)
+    if precision_of(trainer) is torch.float64:
+        learner.double()  # Lightning does it after it has loaded a checkpoint, which rounds it
     config = config.copy()
     # As found out: what another default would mean tomorrow changes no run of today.
     config.evaluation.at = evaluation_points(task, config.evaluation.at, "evaluation.at")

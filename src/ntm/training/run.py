@@ -103,6 +103,11 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
         except Held:
             raise  # another process writes here now
         except BaseException as error:
+            if not folder.config.is_file():  # nothing is written where nothing is left
+                raise RuntimeError(
+                    f"{folder.path} was removed while this run was at it; the same command starts "
+                    "it again"
+                ) from error
             if run.learner.snapshot is not None:
                 _keep_snapshot(run)
             told, reason = folder.read_result(), _reason(error)
