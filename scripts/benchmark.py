@@ -47,7 +47,6 @@ from ntm.tasks import (
     Task,
 )
 from ntm.tasks.sampling import TRAINING, sample, sample_at
-from ntm.views import figures
 
 Step = Callable[[], None]
 LENGTHS = (10, 30, 100, 300, 1000, 2000)
@@ -303,6 +302,8 @@ def chart_growth(
     by_length: dict[str, list[float]], by_size: dict[str, list[float]], path: Path
 ) -> None:
     """Draw the median times, each beside a line of time that grows in proportion."""
+    from ntm.views import figures  # a machine with a device alone may have nothing to draw with
+
     panels = []
     for name, times in (("length", by_length), ("locations", by_size)):
         x = np.array([float(number) for number in times])
