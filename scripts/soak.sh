@@ -7,7 +7,7 @@ scripts/soak.sh [pytest argument ...]
 Runs the trials of tests/test_soak.py: the same command twice and with worker processes, on every
 task; twenty stops at random moments by each of four signals; alone, in a sweep and side by side;
 five million time steps in the memory of the first; length 10,000 in 2 GB; a thousand runs compared.
-Some twenty-five minutes on two cores. Arguments go to pytest:
+Half an hour on two cores. Arguments go to pytest:
 
   scripts/soak.sh -k stops
 
