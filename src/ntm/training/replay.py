@@ -59,8 +59,8 @@ def replay_job(path: str, allow: Collection[str] = ()) -> int:
         title=f"Step {snapshot['step']:,} again, from sequence {snapshot['first_sequence']:,} on",
         caption=f"then: {snapshot['reason']}",
     )
-    for heading in ("precision", "loss", "norm of the gradient", "first tensor that is not finite"):
-        drawn.add_column(heading)
+    for heading in ("precision", "loss", "gradient", "first not finite"):
+        drawn.add_column(heading, no_wrap=True)
     for dtype, (loss, gradient, first) in found.items():
         name = str(dtype).removeprefix("torch.")
         drawn.add_row(name, f"{loss:.6g}", f"{gradient:.6g}", first or "none")
