@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import json
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ntm.views.figures import COLOURS, DASHES, Curve, Map, Panel, log_ticks
+from ntm.views.standalone import policy, script_json
 
 PLOTLY_DASHES = {"-": "solid", "--": "dash", "-.": "dashdot", ":": "dot"}
 
@@ -78,27 +76,14 @@ def page(title: str, shown: str, sections: Sequence[Section]) -> str:
         body += _body(section, place, boxes)
     plotly = get_plotlyjs()
     return TEMPLATE.format(
-        policy=_policy(plotly, SCRIPT),
+        policy=policy(plotly, SCRIPT),
         title=html.escape(title),
         style=STYLE,
         body="\n".join(body),
         axes=AXES,
         plotly=plotly,
-        data=_script_json({"charts": charts}),
+        data=script_json({"charts": charts}),
         script=SCRIPT,
-    )
-
-
-def _policy(*scripts: str) -> str:
-    """What the page may do: run these scripts, and nothing else; it reaches nobody.
-
-    Names in it are escaped. Should one get through all the same, it could still do nothing.
-    """
-    digests = (base64.b64encode(sha256(script.encode()).digest()).decode() for script in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
-        "img-src data: blob:; form-action 'none'; base-uri 'none'"
     )
 
 
@@ -206,12 +191,6 @@ def _notes(notes: Sequence[str]) -> str:
         return ""
     items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     return f"<h2>Notes</h2>\n<ul>{items}</ul>"
-
-
-def _script_json(value: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    text = json.dumps(value, allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 TEMPLATE = """<!DOCTYPE html>

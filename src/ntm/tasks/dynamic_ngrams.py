@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ntm.checks import check_at_least
-from ntm.tasks.kinds import DRAWN
+from ntm.tasks.kinds import DRAWN, Shape
 from ntm.tasks.task import Batch, Goal, Point, Task, as_batch, blank
 
 
@@ -52,14 +52,19 @@ class DynamicNGrams(Task):
     ) -> Batch:
         """Draw sequences of so many steps, each from a table of its own; see `Task.draw`."""
         (steps,) = point
-        tables = rng.beta(0.5, 0.5, (batch_size, 2**self.context)).tolist()
-        coins = rng.random((batch_size, steps)).tolist()
         inputs, targets, mask = blank(steps, batch_size, 1, 1)
-        bits = [self._bits(*drawn) for drawn in zip(tables, coins, strict=True)]
-        targets[:, :, 0] = np.array(bits, np.float32).T
+        targets[:] = self.vectors_of(rng, kind, (steps, batch_size, 1))
         inputs[1:] = targets[:-1]
         mask[:] = 1
         return as_batch(inputs, targets, mask)
+
+    def vectors_of(self, rng: np.random.Generator, kind: str, shape: Shape) -> np.ndarray:
+        """A bit a step, each sequence by a table of its own."""
+        steps, batch_size, _ = shape
+        tables = rng.beta(0.5, 0.5, (batch_size, 2**self.context)).tolist()
+        coins = rng.random((batch_size, steps)).tolist()
+        bits = [self._bits(*drawn) for drawn in zip(tables, coins, strict=True)]
+        return np.array(bits, np.float32).T[:, :, None]
 
     def _bits(self, table: list[float], coins: list[float]) -> list[bool]:
         # Each bit depends on the last: plain numbers are faster here than arrays.

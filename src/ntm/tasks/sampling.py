@@ -6,12 +6,14 @@ resuming, worker processes and the number of devices change nothing.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+from typing import NamedTuple
 
 import numpy as np
 
-from ntm.tasks.kinds import DRAWN
+from ntm.tasks.kinds import DRAWN, Shape
 from ntm.tasks.task import Batch, Point, Ranges, Task
 
 TRAINING, VALIDATION, TEST, EVALUATION = range(4)
@@ -49,6 +51,46 @@ def sample_at(task: Task, split: int, batch_size: int, point: Point, kind: str =
     """The first batch of a split at one point."""
     ranges = tuple((value, value) for value in point)
     return sample(task, split, 0, batch_size, ranges, kind=kind)
+
+
+class Places(NamedTuple):
+    """Where in a sequence each of its free bits stands."""
+
+    bits: np.ndarray
+    """As they were drawn, 0 or 1, (bits,)."""
+    inputs: np.ndarray
+    """Which bit stands there, (T, I); −1: none."""
+    targets: np.ndarray
+    """Likewise, (T, O)."""
+
+
+def places_at(task: Task, split: int, point: Point, kind: str = DRAWN) -> Places | None:
+    """The free bits of the sequence that `sample_at` draws with a batch of one.
+
+    The task draws once more, with a number for each bit in its place. None where that gives
+    another sequence: the task looks at its bits (how it was drawn depends on them), or has them
+    from elsewhere than `Task.vectors_of`.
+    """
+    first = 1000  # above whatever else inputs hold
+    drawn = np.zeros(0)
+
+    def numbered(rng: np.random.Generator, kind: str, shape: Shape) -> np.ndarray:
+        nonlocal drawn
+        drawn = task.vectors_of(rng, kind, shape).ravel()
+        return first + np.arange(drawn.size).reshape(shape)
+
+    numbering = copy.copy(task)
+    numbering.vectors_of = numbered  # type: ignore[method-assign]
+    batch, numbers = (sample_at(each, split, 1, point, kind) for each in (task, numbering))
+    if not drawn.size or any(a.shape != b.shape for a, b in zip(batch, numbers, strict=True)):
+        return None
+    found = []
+    for values, places in zip(batch[:2], numbers[:2], strict=True):
+        which = np.where(places[:, 0] >= first, places[:, 0] - first, -1).astype(int)
+        if not np.array_equal(np.where(which < 0, places[:, 0], drawn[which]), values[:, 0]):
+            return None
+        found.append(which)
+    return Places(drawn.astype(int), *found)
 
 
 def fixed_set(task: Task, split: int, at_least: int) -> list[Batch]:

@@ -125,7 +125,10 @@ class Task(ABC):
         return list(itertools.product(*(range(low, high + 1) for low, high in self.ranges)))
 
     def vectors_of(self, rng: np.random.Generator, kind: str, shape: Shape) -> np.ndarray:
-        """Bit vectors of a kind for `draw`; see `ntm.tasks.kinds`."""
+        """Bit vectors of a kind for `draw`; see `ntm.tasks.kinds`.
+
+        Every bit that chance decides comes from here, so that one can be set instead of drawn.
+        """
         return draw_vectors(rng, kind, shape, self.mix)
 
     @property
