@@ -38,7 +38,7 @@ def ctrl_c_is_heard() -> None:
 
 @pytest.fixture
 def run_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """Run `run_train`, `run_eval` or `run_compare` in this process, in an empty folder."""
+    """Run one of the commands in this process, in an empty folder."""
 
     def run(program: str, *overrides: str) -> int:
         return run_here(monkeypatch, tmp_path, program, *overrides)

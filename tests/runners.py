@@ -37,7 +37,7 @@ def run_here(patch: pytest.MonkeyPatch, folder: Path, program: str, *overrides: 
     patch.syspath_prepend(str(ROOT))
     module = importlib.import_module(program)
     importlib.reload(module)  # as a new process has it
-    name = {"run_train": "train", "run_eval": "eval", "run_compare": "compare"}[program]
+    name = program.removeprefix("run_")
     patch.setattr(sys, "argv", [f"{program}.py", *overrides])
     return command.main(ROOT / "configs", name, module.check, module.job)
 

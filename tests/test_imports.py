@@ -23,7 +23,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     # What is asked for, where it lies, and how it looks.
     "commands": set(),
     "folders": {"commands"},
-    "views": {"accelerators", "commands", "folders", "machine", "metrics", "tasks"},
+    "views": {
+        "accelerators",
+        "baselines",
+        "commands",
+        "folders",
+        "machine",
+        "metrics",
+        "tasks",
+    },
     # What trains.
     "training": {
         "accelerators",

@@ -19,7 +19,15 @@ from ntm.tasks import (
     RepeatCopy,
     Task,
 )
-from ntm.tasks.sampling import TRAINING, VALIDATION, fixed_set, sample
+from ntm.tasks.sampling import (
+    EVALUATION,
+    TRAINING,
+    VALIDATION,
+    fixed_set,
+    places_at,
+    sample,
+    sample_at,
+)
 from ntm.training.data import SequenceData
 
 SMALL: dict[str, Task] = {
@@ -169,3 +177,55 @@ def test_what_is_no_point_is_refused_with_one_that_is(task, what):
 def test_two_numbers_have_no_bare_point():
     with pytest.raises(ValueError, match=r"length, repeats.*got 3$"):
         SMALL["repeat_copy"].point(3)
+
+
+FREE = {
+    "copy": (Copy(bits=3), (4,)),
+    "repeat_copy": (RepeatCopy(bits=2), (3, 2)),
+    "associative_recall": (AssociativeRecall(bits=6), (4,)),
+    "dynamic_ngrams": (DynamicNGrams(steps=15, context=3), (15,)),
+    "priority_sort": (PrioritySort(bits=2), (6,)),
+}
+
+
+@pytest.mark.parametrize("name", FREE)
+def test_every_free_bit_has_its_places(name):
+    """The sequence is rebuilt from its bits, and what is left of it holds none."""
+    task, point = FREE[name]
+    for kind in task.kinds:
+        places = places_at(task, EVALUATION, point, kind)
+        if places is None:  # items are changed after they are drawn
+            assert kind == "shared_start"
+            continue
+        batch = sample_at(task, EVALUATION, 1, point, kind)
+        for part, where in ((batch.inputs, places.inputs), (batch.targets, places.targets)):
+            values = part[:, 0].numpy()
+            held = where >= 0
+            assert np.array_equal(values[held], places.bits[where[held]])
+        # A machine can know the answer to what it heard, and to nothing else.
+        said, heard = (set(where[where >= 0]) for where in (places.targets, places.inputs))
+        assert said - heard <= ({len(places.bits) - 1} if name == "dynamic_ngrams" else set())
+        assert said | heard == set(range(len(places.bits)))
+
+
+class TestTasksOfOnesOwn:
+    def test_bits_from_elsewhere_have_no_places(self):
+        class Elsewhere(Copy):
+            def draw(self, rng, batch_size, point, kind="drawn"):
+                batch = super().draw(rng, batch_size, point, "zeros")
+                batch.inputs[:2] = torch.from_numpy(rng.integers(0, 2, batch.inputs[:2].shape))
+                batch.targets[:] = 0
+                return batch
+
+        places = places_at(Elsewhere(bits=2), EVALUATION, (2,))
+        assert places is None or not (places.inputs[:2] >= 0).any()
+
+    def test_how_it_is_drawn_depends_on_bits(self):
+        class Sorted(Copy):
+            def draw(self, rng, batch_size, point, kind="drawn"):
+                vectors = self.vectors_of(rng, kind, (point[0], batch_size, self.output_size))
+                batch = super().draw(rng, batch_size, point, "zeros")
+                batch.targets[-point[0] :] = torch.from_numpy(-np.sort(-vectors, axis=0)).float()
+                return batch
+
+        assert places_at(Sorted(bits=8), EVALUATION, (6,)) is None

@@ -109,9 +109,28 @@ class CompareSchema:
     statistic: str = MISSING
 
 
+DRAWINGS = ("page", "animation", "learned")
+"""What `run_inside.py` draws."""
+
+
+@dataclass
+class InsideSchema:
+    """Keys of `run_inside.py`; see configs/inside.yaml for what they mean."""
+
+    run: Any = MISSING
+    at: Any = MISSING
+    kind: str = MISSING
+    checkpoint: Any = MISSING
+    memory_size: int | None = MISSING
+    draw: Any = MISSING
+    folder: str | None = MISSING
+    allow: Any = MISSING
+
+
 ConfigStore.instance().store("train_schema", TrainSchema)
 ConfigStore.instance().store("eval_schema", EvaluateSchema)
 ConfigStore.instance().store("compare_schema", CompareSchema)
+ConfigStore.instance().store("inside_schema", InsideSchema)
 
 
 def rate_for_batch(rate: float, batch_size: int) -> float:
@@ -248,6 +267,24 @@ def check_comparison(config: DictConfig) -> None:
         raise ConfigurationError("runs must name one folder of run folders or more")
     if config.statistic not in ("mean", "median"):
         raise ConfigurationError(f"statistic must be mean or median, got {config.statistic!r}")
+
+
+def check_inside(config: DictConfig) -> None:
+    """Refuse values of `InsideSchema` that have the right type and cannot be.
+
+    Raises:
+        ConfigurationError: Names the first such key.
+
+    """
+    if OmegaConf.is_missing(config, "run"):
+        raise ConfigurationError("run must be a run folder, such as outputs/copy/ntm/seed_0")
+    for key, what in (("run", "run folders"), ("checkpoint", "checkpoints"), ("draw", "drawings")):
+        if not names(config[key], key, what):
+            raise ConfigurationError(f"{key} must name one of the {what} or more, got []")
+    for drawing in names(config.draw, "draw"):
+        if drawing not in DRAWINGS:
+            known = ", ".join(DRAWINGS)
+            raise ConfigurationError(f"draw must be one or a list of {known}, got {drawing!r}")
 
 
 def check_governed(key: str) -> None:

@@ -113,7 +113,7 @@ def draw_answer(answer: Answer, title: str) -> Figure:
 def draw_inside(inside: Inside, title: str) -> Figure:
     """What the machine did over one sequence: the panels share the time axis."""
     T = len(inside.inputs)
-    location = _locations(inside)
+    location = locations_used(inside)
     writes = inside.write_weightings.max(1)[:, location]
     reads = inside.read_weightings.max(1)[:, location]
     lengths = np.linalg.norm(inside.memory, axis=-1)[:, location]
@@ -389,7 +389,7 @@ def _image(axis: Axes, values: np.ndarray, colours: str, low: float, high: float
     )
 
 
-def _locations(inside: Inside) -> np.ndarray:
+def locations_used(inside: Inside) -> np.ndarray:
     """The stretch of the ring that the heads used, in ring order, so that it is seen whole."""
     weightings = np.concatenate([inside.write_weightings, inside.read_weightings], axis=1)
     N = weightings.shape[-1]

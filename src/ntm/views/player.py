@@ -54,9 +54,7 @@ def player(
     )
 
 
-def _data(
-    batch: Batch, places: Places | None, networks: Mapping[str, nn.Module]
-) -> dict[str, Any]:
+def _data(batch: Batch, places: Places | None, networks: Mapping[str, nn.Module]) -> dict[str, Any]:
     inputs, targets = (part[:, 0].numpy() for part in batch[:2])
     if places is None:
         nowhere = [np.full(part.shape, -1) for part in (inputs, targets)]
@@ -75,4 +73,4 @@ def _data(
 
 
 def _asset(name: str) -> str:
-    return resources.files("ntm.views").joinpath("assets", name).read_text(encoding="utf-8")
+    return (resources.files("ntm.views") / "assets" / name).read_text(encoding="utf-8")

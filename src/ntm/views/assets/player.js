@@ -29,6 +29,10 @@ const headNames = network => {
 const machines = page.machines.map(({name, network}) => {
   const article = $("machine").content.firstElementChild.cloneNode(true);
   article.querySelector("h2").textContent = name;
+  for (const part of article.querySelectorAll("[role=region]")) {
+    part.setAttribute("aria-label", `${name}: ${part.getAttribute("aria-label")}`);
+  }
+  article.querySelector(".orders").parentElement.hidden = network.kind !== "ntm";
   $("machines").append(article);
   return {name, network, article, heads: headNames(network), find: s => article.querySelector(s)};
 });
