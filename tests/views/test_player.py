@@ -287,6 +287,22 @@ def test_the_chosen_head_is_the_one_that_is_shown(opened, tmp_path):
         assert tab.locator("tr.looked th").inner_text() == name
 
 
+def test_locations_in_use_are_a_stretch_of_the_ring(opened, tmp_path):
+    """A head that goes backwards from 0 is seen whole, and all locations when asked for."""
+    network = machine(COPY, memory_size=40)
+    with torch.no_grad():  # always one location back, sharply
+        network.emit.weight.zero_()
+        each = sum(network.layout.address_sizes)
+        for head in range(network.layout.num_heads):
+            gate = head * each + network.layout.word_size + 1
+            network.emit.bias[gate : gate + 5] = torch.tensor([-30.0, 30.0, 0.0, 0.0, 5.0])
+    tab = opened(written(tmp_path, COPY, (2,), {"one": network}))
+    shown = [39, 38, 37, 36, 35]
+    assert tab.evaluate("machines[0].places") == [34, *shown[::-1], 0]
+    tab.locator("#all").check()
+    assert tab.evaluate("machines[0].places") == list(range(40))
+
+
 TASKS = {
     "copy": (Copy(bits=3), (3,)),
     "repeat_copy": (RepeatCopy(bits=3), (2, 2)),

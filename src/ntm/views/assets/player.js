@@ -57,7 +57,8 @@ function compute() {
   targets = filled(page.targets, page.targetPlaces);
   for (const machine of machines) {
     machine.trace = run(machine.network, inputs);
-    machine.places = machine.network.kind === "ntm" ? usedLocations(machine) : [];
+    machine.places = machine.network.kind !== "ntm" ? []
+      : $("all").checked ? [...Array(machine.network.locations).keys()] : usedLocations(machine);
     machine.wrong = machine.trace.map((now, t) => Array.from(now.logits,
       (logit, o) => page.mask[t] > 0 && (logit > 0) !== (targets[t][o] > 0.5)));
     const parts = machine.trace.flatMap(now => now.memory ?? []);
@@ -393,8 +394,9 @@ function offerHeads() {
       {type: "radio", name: "head", value: name, checked: name === looked});
     input.addEventListener("change", () => { looked = name; show(); });
     label.append(input, ` ${name}`);
-    $("heads").append(label);
+    $("everywhere").before(label);
   }
+  $("all").addEventListener("change", () => { compute(); show(); });
 }
 
 function listen() {
