@@ -74,7 +74,7 @@ def setup(app) -> None:  # noqa: ANN001
 
     def as_prose(app, what, name, thing, options, lines) -> None:  # noqa: ANN001
         if what in ("attribute", "data", "property"):
-            lines.insert(0, "")  # napoleon takes what is before a colon in the first line for a type
+            lines[:0] = ["..", ""]  # what is before a colon in the first line is a type to napoleon
 
     app.connect("autodoc-process-docstring", as_prose, priority=400)
     app.connect("source-read", read)

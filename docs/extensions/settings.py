@@ -1,8 +1,8 @@
 """Every key of configs/ with its default and what it means: the files' own comments, as Markdown.
 
-A key without a comment ends the build. In the page a comment stands in for the tables::
+A key without a comment ends the build. In a page one of these stands in for tables::
 
-    <!-- settings -->
+    <!-- settings: keys -->  <!-- settings: recipe -->  <!-- settings: experiment -->
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import yaml
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-PLACE = "<!-- settings -->"
+PLACE = re.compile(r"<!-- settings: (\w+) -->")
 COMMANDS = ("train", "eval", "compare")
 """Those of the commands that come first, in this order."""
 OVERRIDES = ("recipe", "experiment")
@@ -76,8 +76,8 @@ def _comment(lines: list[str], at: int, column: int) -> str:
     return " ".join(part.strip() for part in parts)
 
 
-def page(configs: Path) -> str:
-    """All of it, as Markdown.
+def parts(configs: Path) -> dict[str, str]:
+    """The keys of commands and groups, and what each of `OVERRIDES` changes, as Markdown.
 
     Raises:
         ExtensionError: Names the keys that have no comment.
@@ -85,17 +85,15 @@ def page(configs: Path) -> str:
     """
     bare: list[str] = []
     known: dict[str, Key] = {}
-    parts = [_command(path, known, bare) for path in _first(configs.glob("*.yaml"), COMMANDS)]
-    groups = sorted({path.parent.relative_to(configs) for path in configs.glob("*/**/*.yaml")})
+    keys = [_command(path, known, bare) for path in _first(configs.glob("*.yaml"), COMMANDS)]
+    groups = {path.parent.relative_to(configs) for path in configs.glob("*/**/*.yaml")}
     order = [str(next(iter(one))) for one in _defaults(configs / "train.yaml")]
-    parts.append("## Groups\n")
     for group in _first((group for group in groups if group.parts[0] not in OVERRIDES), order):
-        parts.append(_group(configs, group, known, bare))
-    for name in OVERRIDES:
-        parts.append(_overrides(configs, name, known, bare))
+        keys.append(_group(configs, group, known, bare))
+    changed = {name: _overrides(configs, name, known, bare) for name in OVERRIDES}
     if bare:
         raise ExtensionError("keys without a comment that says what they mean: " + ", ".join(bare))
-    return "\n".join(parts)
+    return {"keys": "\n".join(keys), **changed}
 
 
 def _defaults(path: Path) -> Iterator[dict[str, Any]]:
@@ -118,33 +116,36 @@ def _command(path: Path, known: dict[str, Key], bare: list[str]) -> str:
 
 def _group(configs: Path, group: Path, known: dict[str, Key], bare: list[str]) -> str:
     prefix = ".".join(group.parts)
-    parts = [f"### `{group}`\n"]
+    text = [f"## `{group}`\n"]
     for path in sorted((configs / group).glob("*.yaml")):
         head, keys = read(path)
         keys = [key._replace(name=f"{prefix}.{key.name}") for key in keys]
         _check(path, keys, known, bare)
-        parts.append(f"#### `{group}={path.stem}`\n\n{_prose(head)}\n")
-        parts.append(f"{_table(keys)}\n" if keys else "No keys.\n")
-    return "\n".join(parts)
+        text.append(f"### `{group}={path.stem}`\n\n{_prose(head)}\n")
+        text.append(f"{_table(keys)}\n" if keys else "No keys.\n")
+    return "\n".join(text)
 
 
 def _overrides(configs: Path, name: str, known: dict[str, Key], bare: list[str]) -> str:
-    """What every file of a group changes; keys that it alone has, with their meanings."""
-    parts, new = [], {}
+    """What every file of a group changes; before that, keys that it alone has."""
+    text: list[str] = []
+    new: dict[str, Key] = {}
     for path in sorted((configs / name).glob("**/*.yaml")):
         head, keys = read(path)
-        shown = path.relative_to(configs / name).with_suffix("")
-        parts.append(f"### `{shown}`\n\n" + "```text\n" + "\n".join(head) + "\n```\n")
-        set_here = [key for key in keys if key.default is not None]
-        for key in set_here:
+        given = [key for key in keys if key.default is not None]
+        for key in given:
             if key.name not in known and (key.meaning or key.name not in new):
                 new[key.name] = key
-        values = "\n".join(f"| `{key.name}` | {_code(key.default or '')} |" for key in set_here)
-        parts.append(f"| key | value |\n|---|---|\n{values}\n" if values else "")
+        shown = path.relative_to(configs / name).with_suffix("")
+        text += [f"## `{shown}`\n", "```text", *head, "```\n"]
+        if given:
+            rows = (f"| `{key.name}` | {_code(key.default or '')} |" for key in given)
+            text += ["| key | value |", "|---|---|", *rows, ""]
     bare += [f"{name}: {key.name}" for key in new.values() if not key.meaning]
     known |= new
-    told = f"Keys that are given here alone:\n\n{_table(new.values())}\n" if new else ""
-    return f"## `{name}`\n\n{told}\n" + "\n".join(parts)
+    if new:
+        text = ["## Keys that are set here alone\n", _table(new.values()), "", *text]
+    return "\n".join(text)
 
 
 def _check(path: Path, keys: list[Key], known: dict[str, Key], bare: list[str]) -> None:
@@ -164,7 +165,7 @@ def _table(keys: Iterable[Key]) -> str:
         for key in keys
         if key.default or key.meaning
     ]
-    return "\n".join(["| key | default | |", "|---|---|---|", *rows])
+    return "\n".join(["| key | default | what it means |", "|---|---|---|", *rows])
 
 
 def _code(text: str) -> str:
@@ -185,13 +186,14 @@ def _word(word: str) -> str:
 
 
 def fill_in(app: Sphinx, name: str, source: list[str]) -> None:
-    """Put the tables into the page that asks for them."""
-    if PLACE not in source[0]:
+    """Put the tables into the pages that ask for them."""
+    if not PLACE.search(source[0]):
         return
     configs = Path(app.srcdir).parent / "configs"
     for path in configs.glob("**/*.yaml"):
         app.env.note_dependency(str(path))
-    source[0] = source[0].replace(PLACE, page(configs))
+    tables = parts(configs)
+    source[0] = PLACE.sub(lambda place: tables[place[1]], source[0])
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
