@@ -1,6 +1,6 @@
 """Whether what the site and the Markdown files link to is there; asks no network.
 
-python docs/check_links.py                       # docs/_build/html, and the Markdown that is read as it is
+python docs/check_links.py                       # docs/_build/html, and all Markdown
 python docs/check_links.py README.md docs        # files, and folders with all that is in them
 
 A page of the site may link to the network, but must not load anything from there.

@@ -62,19 +62,22 @@ def bring_walkthrough() -> bool:
     return copy.exists()
 
 
-def setup(app) -> None:  # noqa: ANN001
+def setup(app) -> None:
     """What Sphinx calls."""
     there = bring_walkthrough()
 
-    def read(*given) -> None:  # noqa: ANN002
+    def read(*given) -> None:
         text = to_pages(given[-1][0])
         if not there:
             text = text.replace("\nwalkthrough\n", "\n")
         given[-1][0] = text
 
-    def as_prose(app, what, name, thing, options, lines) -> None:  # noqa: ANN001
+    def as_prose(_, what, *given) -> None:
         if what in ("attribute", "data", "property"):
-            lines[:0] = ["..", ""]  # what is before a colon in the first line is a type to napoleon
+            given[-1][:0] = [
+                "..",
+                "",
+            ]  # what is before a colon in the first line is a type to napoleon
 
     app.connect("autodoc-process-docstring", as_prose, priority=400)
     app.connect("source-read", read)

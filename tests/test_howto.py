@@ -21,6 +21,13 @@ FEW = [
     "sequences=16", "validate_every=16", "evaluation.at=[3]", "evaluation.kinds=[drawn]",
     "evaluation.sequences=2", "callbacks.pictures_every=null",
 ]  # fmt: skip
+ALONE = """
+import sys, torch
+answer = torch.export.load("answer.pt2").module()
+assert answer(torch.zeros(7, 1, 9)).shape == (7, 1, 8)
+assert "ntm" not in sys.modules
+"""
+"""What somebody without this package does with the last file of the page on exporting."""
 
 
 def blocks(page: str, language: str) -> list[str]:
@@ -59,9 +66,7 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, trained, monkeypatch
     for block in python(page):
         exec(compile(block, f"{page}.md", "exec"), names)
     if page == "export":
-        alone = "import torch; assert torch.export.load('answer.pt2').module()(torch.zeros(7, 1, 9)).shape == (7, 1, 8)"
-        alone += "; import sys; assert 'ntm' not in sys.modules"
-        subprocess.run([sys.executable, "-c", alone], check=True)
+        subprocess.run([sys.executable, "-c", ALONE], check=True)
 
 
 @pytest.mark.parametrize(

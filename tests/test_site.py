@@ -1,4 +1,4 @@
-"""The documentation site: built without a warning, and held against the configurations themselves."""
+"""The documentation site: built without a warning, and held against the configurations."""
 
 from __future__ import annotations
 
@@ -113,7 +113,8 @@ def test_a_key_without_a_comment_ends_the_build(settings, tmp_path, key):
 
 def test_a_comment_of_several_lines_is_read_whole(settings, tmp_path):
     (tmp_path / "one.yaml").write_text(
-        "# What it is\na: '#1'   # first\n         # second\n# of b\nb:       # has keys\n  c: [1, 2]\n"
+        "# What it is\na: '#1'   # first\n         # second\n"
+        "# of b\nb:       # has keys\n  c: [1, 2]\n"
     )
     head, keys = settings.read(tmp_path / "one.yaml")
     assert head == ["What it is"]

@@ -185,7 +185,7 @@ def _word(word: str) -> str:
     return re.sub(r"([\\`*{}\[\]<>|$])", r"\\\1", word)
 
 
-def fill_in(app: Sphinx, name: str, source: list[str]) -> None:
+def fill_in(app: Sphinx, _: str, source: list[str]) -> None:
     """Put the tables into the pages that ask for them."""
     if not PLACE.search(source[0]):
         return
