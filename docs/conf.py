@@ -65,19 +65,22 @@ def bring_walkthrough() -> bool:
 def setup(app) -> None:
     """What Sphinx calls."""
     there = bring_walkthrough()
+    app.add_config_value("walkthrough", there, "env")  # pages are read again where it changes
 
     def read(*given) -> None:
         text = to_pages(given[-1][0])
-        if not there:
+        if there:
+            text = text.replace(
+                "`notebooks/walkthrough.ipynb`", "[Walkthrough](/walkthrough.ipynb)"
+            )
+        else:
             text = text.replace("\nwalkthrough\n", "\n")
         given[-1][0] = text
 
     def as_prose(_, what, *given) -> None:
         if what in ("attribute", "data", "property"):
-            given[-1][:0] = [
-                "..",
-                "",
-            ]  # what is before a colon in the first line is a type to napoleon
+            # What is before a colon in the first line would be a type to napoleon.
+            given[-1][:0] = ["..", ""]
 
     app.connect("autodoc-process-docstring", as_prose, priority=400)
     app.connect("source-read", read)

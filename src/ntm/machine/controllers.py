@@ -32,7 +32,7 @@ class LSTMController(nn.Module):
 
     Args:
         input_size: Width of the input, see `ntm.NTM.controller_input_size`.
-        hidden_size: H.
+        hidden_size: H, of every layer.
         num_layers: Layers, at least 1.
         dropout: Share of each layer's outputs that is dropped in training, in [0, 1).
         initial_state: ``zeros``, or ``learned`` with one trained vector a layer.
