@@ -156,7 +156,7 @@ def _check(path: Path, keys: list[Key], known: dict[str, Key], bare: list[str]) 
 def _prose(lines: list[str]) -> str:
     """Comment lines as a paragraph; a command that follows a colon as code."""
     told = [re.sub(r":  (python .*)$", r": `\1`", line) for line in lines]
-    return " ".join(told) + "."
+    return " ".join(told).removesuffix(".") + "."
 
 
 def _table(keys: Iterable[Key]) -> str:
