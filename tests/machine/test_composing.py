@@ -18,7 +18,7 @@ from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vmap
 from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
-from ntm import NTM
+from ntm import LSTM, NTM
 from ntm.machine import FeedforwardController, LSTMController
 
 WIDTH, OUT, N, M, H = 3, 2, 6, 4, 5
@@ -588,3 +588,19 @@ def test_a_network_is_copied_exported_saved_and_compiled(controller, engine):
         logits, after = made(x, state)
         torch.testing.assert_close(logits, expected)
         torch.testing.assert_close(after.weightings, end.weightings)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [network("lstm"), network("lstm_2", "reference"), LSTM(WIDTH, OUT, H, initial_state="zeros")],
+    ids=["fused", "reference", "baseline"],
+)
+def test_a_program_exported_from_the_first_state_goes_on_from_any(net):
+    net.double()
+    state, answers = net.initial_state(2), []
+    expected, _ = net(inputs())
+    step = torch.export.export(net, (inputs()[:1], state)).module()
+    for x in inputs().split(1):
+        logits, state = step(x, state)
+        answers.append(logits)
+    torch.testing.assert_close(torch.cat(answers), expected)

@@ -68,8 +68,9 @@ class LSTM(nn.Module):
         """The state before the first step of ``batch_size`` sequences."""
         shape = (self.lstm.num_layers, batch_size, self.lstm.hidden_size)
         if self.initial_hidden is None or self.initial_cell is None:
-            zeros = self.output.weight.new_zeros(shape)
-            return zeros, zeros
+            weight = self.output.weight
+            # Two tensors: a program exported from one in both places takes them for one.
+            return weight.new_zeros(shape), weight.new_zeros(shape)
         hidden, cell = self.initial_hidden.unsqueeze(1), self.initial_cell.unsqueeze(1)
         return hidden.expand(shape).contiguous(), cell.expand(shape).contiguous()
 

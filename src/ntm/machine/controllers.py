@@ -32,7 +32,7 @@ class LSTMController(nn.Module):
 
     Args:
         input_size: Width of the input, see `ntm.NTM.controller_input_size`.
-        hidden_size: H.
+        hidden_size: H, of every layer.
         num_layers: Layers, at least 1.
         dropout: Share of each layer's outputs that is dropped in training, in [0, 1).
         initial_state: ``zeros``, or ``learned`` with one trained vector a layer.
@@ -77,8 +77,9 @@ class LSTMController(nn.Module):
         """The pair (hidden, cell), each (num_layers, B, H)."""
         shape = (len(self.layers), batch_size, self.output_size)
         if self.initial_hidden is None or self.initial_cell is None:
-            zeros = next(self.parameters(), torch.empty(0)).new_zeros(shape)
-            return zeros, zeros
+            like = next(self.parameters(), torch.empty(0))
+            # Two tensors: a program exported from one in both places takes them for one.
+            return like.new_zeros(shape), like.new_zeros(shape)
         hidden, cell = self.initial_hidden.unsqueeze(1), self.initial_cell.unsqueeze(1)
         return hidden.expand(shape), cell.expand(shape)
 

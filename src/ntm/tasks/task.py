@@ -49,9 +49,9 @@ class Task(ABC):
     name: str
     """Names the default run folder."""
     input_size: int
-    """I."""
+    """I, width of the inputs."""
     output_size: int
-    """O."""
+    """O, width of the answers."""
     numbers: Mapping[str, tuple[int, int]]
     """By name, the range that training draws from, both ends included."""
     least: Mapping[str, int] = {}
