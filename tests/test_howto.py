@@ -77,7 +77,7 @@ def test_a_command_is_one_that_can_be_given(line):
     words = shlex.split(line, comments=True)
     while "=" in words[0]:  # the environment
         words.pop(0)
-    known = {"run_train.py": "train", "run_eval.py": "eval", "run_compare.py": "compare"}
+    known = {f"run_{name}.py": name for name in ("train", "eval", "compare", "inside")}
     if words[0].endswith("multiple_train.sh"):
         words = ["python", "run_train.py", *words[1:]]
     if words[0] in ("pip", "tensorboard") or words[1].startswith("scripts/"):
@@ -90,6 +90,7 @@ def test_a_command_is_one_that_can_be_given(line):
         "run_train.py": configuration.check_values,
         "run_eval.py": configuration.check_evaluation,
         "run_compare.py": configuration.check_comparison,
+        "run_inside.py": configuration.check_inside,
     }
     check[words[1]](config)
 

@@ -17,7 +17,7 @@ from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
 PLACE = re.compile(r"<!-- settings: (\w+) -->")
-COMMANDS = ("train", "eval", "compare")
+COMMANDS = ("train", "eval", "compare", "inside")
 """Those of the commands that come first, in this order."""
 OVERRIDES = ("recipe", "experiment")
 """Groups whose files say nothing new of a key, but give keys of the others another value."""
