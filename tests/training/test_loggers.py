@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -161,16 +162,29 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def stored(path: Path) -> Iterator[bytes]:
+    """What a .wandb file holds: LevelDB's log format, after seven bytes that name the file."""
+    content, at, parts = path.read_bytes(), 7, []
+    while at + 7 <= len(content):
+        left = 32768 - at % 32768  # in its block; a head does not fit into fewer than seven bytes
+        if left < 7:
+            at += left
+            continue
+        size, kind = struct.unpack("<HB", content[at + 4 : at + 7])
+        parts.append(content[at + 7 : at + 7 + size])
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            yield b"".join(parts)
+            parts = []
+
+
 def from_wandb(folder: Path) -> Told:
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     told = Told({}, {}, [], [])
     ids = set()
     for path in sorted(folder.glob("outputs/wandb/offline-run-*/*.wandb")):
-        scan = DataStore()
-        scan.open_for_scan(str(path))
-        while (data := scan.scan_data()) is not None:
+        for data in stored(path):
             record = Record()
             record.ParseFromString(data)
             if record.HasField("run"):

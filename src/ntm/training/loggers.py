@@ -215,7 +215,8 @@ class WandbLog(Service):
             settings=wandb.Settings(silent=True, console="off"),
         )
         self._run.define_metric("*", step_metric="sequences")
-        logger.info("logger=wandb: %s", self._run.url or Path(self._run.dir).parent)
+        place = Path(self._run.dir).parent if self._run.offline else self._run.url
+        logger.info("logger=wandb: %s", place)
         return str(self._run.id)
 
     def _send(
