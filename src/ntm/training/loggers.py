@@ -26,6 +26,10 @@ from ntm.folders.runs import RunFolder, read_rows
 logger = logging.getLogger("ntm")
 
 
+SECONDS_TO_DISK = 0.01
+"""How long the client of Weights & Biases keeps a row in memory."""
+
+
 class EventLog(TensorBoardLogger):
     """TensorBoard's events and nothing else: the run folder has its own config.yaml."""
 
@@ -106,7 +110,7 @@ class Service(Logger):
             if sequences <= self.known["sequences"]:
                 continue
             values = {name: float(value) for name, value in row.items() if value}
-            if not self._tell(lambda v=values, p=pictures, s=sequences: self._send(v, p, s)):
+            if not self._tell(self._send, values, pictures, sequences):
                 self._pictures[sequences] = pictures
                 return
             self.keep(sequences=sequences)
@@ -115,7 +119,7 @@ class Service(Logger):
         """Tell what the run came to, and the rows of eval/results.csv."""
         self.catch_up()
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        if not self.known["ended"] and self._tell(lambda: self._end(finite)):
+        if not self.known["ended"] and self._tell(self._end, finite):
             self.keep(ended=True)
 
     def keep(self, **known: Any) -> None:
@@ -126,21 +130,21 @@ class Service(Logger):
 
     def close(self, finished: bool) -> None:
         """Say that the run is over, or that it stopped."""
-        self._tell(lambda: self._close(finished))
+        self._tell(self._close, finished)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Tell what is not in metrics.csv, such as the user's own callbacks log."""
         if self.known:
             values = {name: float(value) for name, value in metrics.items()}
-            self._tell(lambda: self._send(values, {}, step or 0))
+            self._tell(self._send, values, {}, step or 0)
 
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
         """Nothing: the whole configuration is there from the beginning."""
 
-    def _tell(self, what: Callable[[], None]) -> bool:
+    def _tell(self, what: Callable[..., None], *arguments: Any) -> bool:
         """Whether the service took it; a run is worth more than its log."""
         try:
-            what()
+            what(*arguments)
         except Exception as error:  # whatever a client raises
             if not self._silent:
                 logger.warning(
@@ -199,7 +203,12 @@ class WandbLog(Service):
     ) -> None:
         super().__init__(folder)
         self._save_dir = Path(save_dir)
-        self._names = {"project": project, "name": run_name, "group": group, "entity": entity}
+        self._names: dict[str, Any] = {
+            "project": project,
+            "name": run_name,
+            "group": group,
+            "entity": entity,
+        }
 
     def _begin(self, known: str | None, config: Mapping[str, Any]) -> str:
         import wandb
@@ -212,7 +221,11 @@ class WandbLog(Service):
             config=dict(config),
             dir=self._save_dir,
             reinit="create_new",
-            settings=wandb.Settings(silent=True, console="off"),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                x_transaction_log_flush_interval=SECONDS_TO_DISK,  # a kill loses what is not there
+            ),
         )
         self._run.define_metric("*", step_metric="sequences")
         place = Path(self._run.dir).parent if self._run.offline else self._run.url
@@ -225,14 +238,21 @@ class WandbLog(Service):
         import wandb
 
         images = {name: wandb.Image(image) for name, image in pictures.items()}
-        self._run.log({**values, **images, "sequences": sequences})
+        self._log({**values, **images, "sequences": sequences})
 
     def _end(self, values: Mapping[str, float]) -> None:
         import wandb
 
         rows = [[as_number(v) for v in row.values()] for row in self.folder.read_evaluations()]
         table = wandb.Table(columns=list(self.folder.read_evaluations()[0]), data=rows)
-        self._run.log({**values, "eval/results": table, "sequences": self.known["sequences"]})
+        self._log({**values, "eval/results": table, "sequences": self.known["sequences"]})
+
+    def _log(self, row: dict[str, Any]) -> None:
+        """Log a row and wait until the client's own process has it."""
+        self._run.log(row)
+        if self._run.summary.get("sequences") != row["sequences"]:
+            raise ConnectionError("its client lost a row")
+        time.sleep(2 * SECONDS_TO_DISK)
 
     def _close(self, finished: bool) -> None:
         self._run.finish(exit_code=0 if finished else 1)
