@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from ntm.commands import launchers
 from ntm.commands.command import FAILED
-from ntm.commands.configuration import as_override, flatten, one_line, plain
+from ntm.commands.configuration import ConfigurationError, as_override, flatten, one_line, plain
 from ntm.folders import runs
 from ntm.folders.locks import Held, Lock
 from ntm.folders.runs import RunFolder, load_checkpoint
@@ -69,11 +69,16 @@ def train(config: DictConfig, started: float | None = None) -> dict[str, Any]:
     if not run.finished:
         # A launcher may have moved the run here from a machine that is lost.
         waits = logger.info if launchers.is_job() else None
-        with Lock(run.folder.path, waits) as run.record.lock:
-            # Another process may have trained here since.
-            run.resume_from, run.finished = where_it_stands(run.folder, run.config)
-            if not run.finished:
-                return _execute(run, started)
+        try:
+            with Lock(run.folder.path, waits) as run.record.lock:
+                # Another process may have trained here since.
+                run.resume_from, run.finished = where_it_stands(run.folder, run.config)
+                if not run.finished:
+                    return _execute(run, started)
+        except ConfigurationError:
+            with suppress(OSError):  # it goes again where the lock alone has made it
+                os.removedirs(run.folder.path)
+            raise
     logger.info("%s is finished and left alone; overwrite=true starts over", run.folder.path)
     return run.folder.read_result()
 
