@@ -193,10 +193,11 @@ def from_wandb(folder: Path) -> Told:
                     if item.key != "_wandb":
                         told.parameters[item.key] = str(json.loads(item.value_json))
             if record.HasField("history"):
-                row = {
-                    "/".join(item.nested_key) or item.key: json.loads(item.value_json)
-                    for item in record.history.item
-                }
+                row: dict = {}
+                for item in record.history.item:
+                    *outer, last = list(item.nested_key) or [item.key]
+                    inner = row.setdefault(outer[0], {}) if outer else row
+                    inner[last] = json.loads(item.value_json)
                 take(row, path.parent / "files", told)
     assert ids == {result(folder / "outputs/copy/ntm/seed_0")["logged"]["wandb"]["run"]}
     return told
