@@ -230,8 +230,8 @@ def from_mlflow(folder: Path) -> Told:
         for key in run.data.metrics
     }
     images = [Path(a.path).name for a in client.list_artifacts(run.info.run_id, "images")]
-    parts = [name.split("%") for name in images if name.endswith(".png")]
-    pictures = [(name.replace("#", "/"), int(step)) for name, _, step, *_ in parts]
+    parts = [name.split("+") for name in images if name.endswith(".png")]
+    pictures = [(name.replace("~", "/"), int(step)) for name, _, step, *_ in parts]
     table = client.download_artifacts(run.info.run_id, "eval/results.csv", str(folder))
     with open(table, newline="") as file:
         return Told(dict(run.data.params), values, pictures, list(csv.DictReader(file)))
