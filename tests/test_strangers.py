@@ -80,6 +80,14 @@ HOSTILE: dict[str, dict[str, Any]] = {
     "through torch": {"_target_": "torch.nn.Linear.__init__.__globals__.x"},
     "a prefix": {"_target_": "torch.nn.Linearity"},
     "a suffix": {"_target_": "my.ntm.NTM"},
+    "a logger": {
+        "_target_": "ntm.training.WandbLog",
+        **{"folder": "MARK", "save_dir": "MARK", "project": "x", "run_name": "x"},
+    },
+    "another logger": {
+        "_target_": "ntm.training.MLflowLog",
+        **{"folder": "MARK", "tracking_uri": "file:MARK", "experiment": "x", "run_name": "x"},
+    },
     "no name": {"_target_": ["os.system"]},
     "nothing": {"_target_": None},
 }
@@ -115,6 +123,18 @@ def test_what_a_folder_names_is_not_built(which, place, tmp_path):
     with pytest.raises(ConfigurationError, match=refused) as caught:
         restore(folder, "best")
     assert "\n" not in str(caught.value)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("which", HOSTILE)
+def test_no_logger_of_a_folder_is_built(which, tmp_path):
+    mark, code = touching(tmp_path)
+    logger, other = (armed(HOSTILE[which], mark, code) for _ in range(2))
+    folder = a_run(tmp_path / "run", logger={"own": logger}, trainer={"logger": other})
+    assert isinstance(restore(folder, "best")[1], ntm.NTM)
+    notes: list[str] = []
+    assert read_run(folder.path, "run", notes) is not None
+    assert not notes
     assert not mark.exists()
 
 

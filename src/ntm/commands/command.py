@@ -16,6 +16,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ntm.commands import launchers
+from ntm.commands import completion, launchers
 from ntm.commands.configuration import ConfigurationError, check_governed, flatten, one_line
 from ntm.commands.streams import lasting
 
@@ -102,8 +103,14 @@ def _main(
     composed: dict[tuple[str, ...], DictConfig] = {}
     try:
         arguments = _arguments()
+        if arguments.help:
+            print(help_screen(configs, name))
+            return DONE
+        if arguments.shell_completion and arguments.overrides == ["install=bash"]:
+            print(completion.BASH)
+            return DONE
         overrides = _with_config_dir(arguments)
-        asks = ("help", "hydra_help", "cfg", "info", "shell_completion")
+        asks = ("hydra_help", "cfg", "info", "shell_completion")
         if not any(getattr(arguments, ask) for ask in asks):
             launched = _launched(configs, name, overrides, arguments.multirun)
             jobs = _jobs(configs, name, overrides, arguments.multirun)
@@ -158,6 +165,21 @@ def _main(
     if statuses == [HELD] and not arguments.multirun:
         return FAILED
     return max([DONE, *statuses])
+
+
+def help_screen(configs: Path, name: str) -> str:
+    """What a command takes, on one screen: `hydra.help.template`, the groups filled in."""
+    text: str = compose(configs, name, [], with_hydra=True).hydra.help.template
+    primary = OmegaConf.to_container(OmegaConf.load(configs / f"{name}.yaml"), resolve=False)
+    assert isinstance(primary, dict)
+    lines = []
+    for entry in primary["defaults"]:
+        group, default = next(iter(entry.items())) if isinstance(entry, dict) else ("", None)
+        known = sorted(path.stem for path in (configs / group).glob("*.yaml")) if group else []
+        if len(known) > 1:
+            choices = ", ".join(sorted(known, key=lambda choice: choice != default))
+            lines.append(textwrap.fill(f"  {group:<12}{choices}", 100, subsequent_indent=" " * 14))
+    return text.replace("$GROUPS", "\n".join(lines))
 
 
 def _with_config_dir(arguments: argparse.Namespace) -> list[str]:
@@ -225,7 +247,12 @@ def _arguments() -> argparse.Namespace:
 
     parser = get_args_parser()
     parser.error = refuse  # type: ignore[method-assign]
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    shown = ("multirun", "cfg", "info", "shell_completion")
+    given = [f"--{option}" for option in shown if getattr(arguments, option)]
+    if len(given) > 1:
+        raise ConfigurationError(f"only one of {' and '.join(given)} can be given")
+    return arguments
 
 
 def _hydra() -> Hydra:

@@ -11,8 +11,10 @@ from typing import Any
 
 _HOMES = {
     "Curriculum": "curriculum",
-    "EventLog": "record",
+    "EventLog": "loggers",
     "GravesRMSprop": "optimizers",
+    "MLflowLog": "loggers",
+    "WandbLog": "loggers",
 }
 """What configurations name, and the files that have it."""
 

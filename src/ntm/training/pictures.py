@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from ntm.training.data import data_of, sequences_seen
 from ntm.training.learner import Learner
+from ntm.training.loggers import Service
 from ntm.views import figures
 from ntm.views.probing import evaluate, inside, point_name
 
 
 class Pictures(Callback):
-    """Draws an answer, and what the machine did inside, for TensorBoard's IMAGES tab.
+    """Draws an answer, and what the machine did inside, for the loggers that show pictures.
 
     Args:
         every: Sequences from one drawing to the next.
@@ -33,13 +35,20 @@ class Pictures(Callback):
         if not trainer.is_global_zero or (sequences - self._drawn_at < self.every and not first):
             return
         self._drawn_at = sequences
-        for log in trainer.loggers:
-            if isinstance(log, TensorBoardLogger):
-                self._draw(log, trainer, pl_module, sequences)
+        shown = [log for log in trainer.loggers if isinstance(log, (TensorBoardLogger, Service))]
+        if not shown:
+            return
+        for name, image in self._draw(trainer, pl_module, sequences).items():
+            for log in shown:
+                if isinstance(log, Service):
+                    log.add_picture(name, image, sequences)
+                else:
+                    log.experiment.add_image(name, image, sequences, dataformats="HWC")
 
     def _draw(
-        self, log: TensorBoardLogger, trainer: pl.Trainer, module: pl.LightningModule, step: int
-    ) -> None:
+        self, trainer: pl.Trainer, module: pl.LightningModule, step: int
+    ) -> dict[str, np.ndarray]:
+        """The pictures, by their names."""
         assert isinstance(module, Learner)
         task = data_of(trainer).task
         point = tuple(high for _, high in task.ranges)
@@ -50,9 +59,7 @@ class Pictures(Callback):
         seen = inside(module.network, task, point)
         if seen is not None:
             drawn[f"inside/{at}"] = figures.draw_inside(seen, title)
-        for name, figure in drawn.items():
-            image = figures.image_array(figure)
-            log.experiment.add_image(name, image, step, dataformats="HWC")
+        return {name: figures.image_array(figure) for name, figure in drawn.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values to go on from."""

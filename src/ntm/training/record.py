@@ -14,7 +14,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Checkpoint
-from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from ntm.folders.locks import Held, Lock
@@ -23,6 +22,7 @@ from ntm.tasks import Batch, Goal
 from ntm.training.data import data_of, sequences_seen
 from ntm.training.devices import in_any
 from ntm.training.learner import Diverged, Learner
+from ntm.training.loggers import Service
 from ntm.training.stages import Stages
 
 logger = logging.getLogger("ntm")
@@ -38,17 +38,6 @@ RECORDED = (
     "val/accuracy",
 )
 """Columns of metrics.csv that come from the learner, those that a task has."""
-
-
-class EventLog(TensorBoardLogger):
-    """TensorBoard's events and nothing else: the run folder has its own config.yaml."""
-
-    def __init__(self, save_dir: str, **arguments: Any) -> None:
-        super().__init__(save_dir, name="", version="", default_hp_metric=False, **arguments)
-
-    def save(self) -> None:
-        """Flush the events."""
-        self.experiment.flush()
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -181,6 +170,9 @@ class Record(Checkpoint):
             {"sequences": sequences, "seconds": round(self.seconds, 1), **values},
         )
         for log in trainer.loggers:
+            if isinstance(log, Service):
+                log.catch_up()
+                continue
             known = {name: value for name, value in values.items() if not math.isnan(value)}
             log.log_metrics(known, step=sequences)
             log.save()

@@ -21,7 +21,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from ntm.commands import launchers
 from ntm.commands.command import FAILED
-from ntm.commands.configuration import as_override, flatten, one_line, plain
+from ntm.commands.configuration import ConfigurationError, as_override, flatten, one_line, plain
 from ntm.folders import runs
 from ntm.folders.locks import Held, Lock
 from ntm.folders.runs import RunFolder, load_checkpoint
@@ -29,6 +29,7 @@ from ntm.machine import NTM
 from ntm.tasks import Task
 from ntm.tasks.kinds import DRAWN
 from ntm.training.assembly import Run, precision_of, prepare, where_it_stands
+from ntm.training.loggers import Service
 from ntm.training.record import AtomicCheckpointIO, solved_at
 from ntm.training.signals import Interrupted, terminable
 from ntm.views.evaluation import load_weights, write_evaluation
@@ -68,11 +69,16 @@ def train(config: DictConfig, started: float | None = None) -> dict[str, Any]:
     if not run.finished:
         # A launcher may have moved the run here from a machine that is lost.
         waits = logger.info if launchers.is_job() else None
-        with Lock(run.folder.path, waits) as run.record.lock:
-            # Another process may have trained here since.
-            run.resume_from, run.finished = where_it_stands(run.folder, run.config)
-            if not run.finished:
-                return _execute(run, started)
+        try:
+            with Lock(run.folder.path, waits) as run.record.lock:
+                # Another process may have trained here since.
+                run.resume_from, run.finished = where_it_stands(run.folder, run.config)
+                if not run.finished:
+                    return _execute(run, started)
+        except ConfigurationError:
+            with suppress(OSError):  # it goes again where the lock alone has made it
+                os.removedirs(run.folder.path)
+            raise
     logger.info("%s is finished and left alone; overwrite=true starts over", run.folder.path)
     return run.folder.read_result()
 
@@ -80,10 +86,18 @@ def train(config: DictConfig, started: float | None = None) -> dict[str, Any]:
 def _execute(run: Run, started: float) -> dict[str, Any]:
     folder, resumes = run.folder, run.resume_from is not None
     earlier = folder.read_result().get("seconds", 0.0) if resumes else 0.0
-    folder.begin(run.config, resume=resumes)
-    run.record.begin(started, earlier)
+    with _services(run) as services:
+        folder.begin(run.config, resume=resumes)
+        run.record.begin(started, earlier)
+        return _train(run, services)
+
+
+def _train(run: Run, services: Sequence[Service]) -> dict[str, Any]:
+    folder = run.folder
     with _train_log(folder), terminable():
         _write_beginning(run)
+        for service in services:
+            service.keep()
         if run.accelerator is not None:
             logger.info(run.accelerator)
         _advise(run.config)
@@ -122,6 +136,22 @@ def _execute(run: Run, started: float) -> dict[str, Any]:
                 raise RuntimeError(f"in another process of the run: {told['reason']}") from error
             raise
     return folder.read_result()
+
+
+@contextmanager
+def _services(run: Run) -> Iterator[list[Service]]:
+    """Reach what a run is logged by before anything is written; say there how it ended."""
+    services = [log for log in run.trainer.loggers if isinstance(log, Service)]
+    config = flatten(plain(run.config))
+    try:
+        for service in services:
+            service.open(config, afresh=run.config.overwrite)
+        yield services
+    finally:
+        finished = run.folder.read_result().get("status") == runs.FINISHED
+        for service in services:
+            if service.known:
+                service.close(finished)
 
 
 def _keep_snapshot(run: Run) -> None:
@@ -283,10 +313,14 @@ def _finish(run: Run, stopped: str | None) -> None:
     rows = write_evaluation(run.folder, network, run.task, points, kinds, asked.sequences, "best")
     goal = run.task.solved
     first, solved = solved_at(history, goal.below)
+    by_point = _by_point(run.task, rows, goal.metric)
+    final = {name: test[name] for name in {f"test/{goal.metric}", "test/loss"}}
+    final["test/sequences_to_solve"] = math.nan if solved is None else float(solved)
     for log in run.trainer.loggers:
-        log.log_metrics(_by_point(run.task, rows, goal.metric), step=history[-1][0])
-        final = {name: test[name] for name in {f"test/{goal.metric}", "test/loss"}}
-        final["test/sequences_to_solve"] = math.nan if solved is None else float(solved)
+        if isinstance(log, Service):
+            log.end(by_point | final)
+            continue
+        log.log_metrics(by_point, step=history[-1][0])
         _log_end(log, flatten(plain(run.config)), final, history[-1][0])
         log.save()
     run.folder.write_result(
