@@ -177,7 +177,8 @@ class TestRecall:
 
     def test_more_items_than_can_be_told_apart_are_refused(self):
         task = AssociativeRecall(bits=1, vectors=1)
-        with pytest.raises(ValueError, match="items must be few enough to be told apart"):
+        reason = "items must be few enough to be told apart by 1 vectors of 1 bits, got 200"
+        with pytest.raises(ValueError, match=f"^{reason}$"):
             sample_at(task, EVALUATION, 10, (200,))
 
 
