@@ -104,6 +104,15 @@ def test_units_by_hand():
     )
 
 
+def test_what_is_above_the_optimum_is_told_where_that_is_known():
+    metrics = SequenceMetrics()
+    metrics.update(*count(*batch_of(5, 4, 3, seed=6)))
+    plain = metrics.results(None)
+    assert plain == metrics.compute()
+    bits = plain["bits_per_sequence"].item()
+    assert metrics.results(optimum=2.5) == {**plain, "bits_above_optimum": bits - 2.5}
+
+
 def test_what_is_masked_does_not_count():
     logits, batch = batch_of(5, 4, 3, seed=2)
     before = count(logits, batch)
