@@ -183,6 +183,48 @@ def test_what_is_changed_runs_step_by_step_to_the_same_numbers(why):
     assert error(found, net(inputs)[0]) <= 1e-5
 
 
+PARTS = {
+    "emit": lambda net: net.emit,
+    "controller": lambda net: net.controller,
+    "dropout": lambda net: net.controller.dropout,
+    "layer": lambda net: net.controller.layers[0],
+}
+HOOKS = (
+    "register_forward_hook",
+    "register_forward_pre_hook",
+    "register_full_backward_hook",
+    "register_full_backward_pre_hook",
+)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("register", HOOKS)
+def test_any_hook_on_any_part_is_heard_until_it_is_removed(register, part):
+    net = NTM(WIDTH, OUT, 7, 3, engine="fused")
+    calls = []
+    hook = getattr(PARTS[part](net), register)(lambda *_: calls.append(part))
+    assert "hooks wait" in net._fused_unit()
+    net(torch.randn(3, 2, WIDTH))[0].sum().backward()
+    assert len(calls) == 3
+    hook.remove()
+    assert net._fused_unit() == "whole sequences at once"
+
+
+def test_a_hook_on_all_modules_is_heard():
+    net = NTM(WIDTH, OUT, 7, 3, engine="fused")
+    called = []
+    hook = torch.nn.modules.module.register_module_forward_hook(
+        lambda *call: called.append(call[0])
+    )
+    try:
+        assert "hooks wait" in net._fused_unit()
+        net(torch.randn(3, 2, WIDTH))
+    finally:
+        hook.remove()
+    assert called.count(net.emit) == called.count(net.controller) == 3
+    assert net._fused_unit() == "whole sequences at once"
+
+
 def test_emissions_without_bias_run_step_by_step_to_the_same_numbers():
     net = NTM(WIDTH, OUT, 7, 3, engine="fused")
     net.emit = torch.nn.Linear(100, net.layout.size, bias=False)
