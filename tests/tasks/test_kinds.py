@@ -202,6 +202,12 @@ class TestSort:
         apart = {abs(int(first) - int(second)) for first, second in closest}
         assert len(apart) > 10
 
+    def test_every_tie_is_of_its_own_width(self):
+        priorities = sample_at(PrioritySort(), EVALUATION, 400, (2,), "tied").inputs[:2, :, 8]
+        apart = (priorities[0] - priorities[1]).abs()
+        assert 0 < apart.min() < 0.001
+        assert 0.009 < apart.max() < 0.01
+
     def test_sorted_is_heard_in_the_order_of_the_answer(self):
         inputs, targets, _ = sample_at(PrioritySort(), EVALUATION, 50, (20,), "sorted")
         assert (inputs[:16, :, :8] == targets[21:]).all()
