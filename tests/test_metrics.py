@@ -76,6 +76,18 @@ def test_metrics_over_batches_are_those_of_all_sequences():
     assert got == pytest.approx(plain_metrics(counted), rel=1e-4)
 
 
+def test_metrics_of_two_devices_are_those_of_all_sequences():
+    devices, counted = (SequenceMetrics(), SequenceMetrics()), []
+    for seed, size in enumerate(SIZES):
+        logits, batch = batch_of(*size, seed=seed)
+        devices[seed % 2].update(*count(logits, batch))
+        counted += plain(logits, batch)
+    first, second = devices
+    first.merge_state(second)
+    got = {name: float(value) for name, value in first.compute().items()}
+    assert got == pytest.approx(plain_metrics(counted), rel=1e-4)
+
+
 def test_reset_forgets():
     metrics = SequenceMetrics()
     metrics.update(*count(*batch_of(3, 2, 2, seed=0)))
