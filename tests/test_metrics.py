@@ -76,6 +76,18 @@ def test_metrics_over_batches_are_those_of_all_sequences():
     assert got == pytest.approx(plain_metrics(counted), rel=1e-4)
 
 
+def test_metrics_of_two_devices_are_those_of_all_sequences():
+    devices, counted = (SequenceMetrics(), SequenceMetrics()), []
+    for seed, size in enumerate(SIZES):
+        logits, batch = batch_of(*size, seed=seed)
+        devices[seed % 2].update(*count(logits, batch))
+        counted += plain(logits, batch)
+    first, second = devices
+    first.merge_state(second)
+    got = {name: float(value) for name, value in first.compute().items()}
+    assert got == pytest.approx(plain_metrics(counted), rel=1e-4)
+
+
 def test_reset_forgets():
     metrics = SequenceMetrics()
     metrics.update(*count(*batch_of(3, 2, 2, seed=0)))
@@ -102,6 +114,15 @@ def test_units_by_hand():
             "accuracy": 0.25,
         }
     )
+
+
+def test_what_is_above_the_optimum_is_told_where_that_is_known():
+    metrics = SequenceMetrics()
+    metrics.update(*count(*batch_of(5, 4, 3, seed=6)))
+    plain = metrics.results(None)
+    assert plain == metrics.compute()
+    bits = plain["bits_per_sequence"].item()
+    assert metrics.results(optimum=2.5) == {**plain, "bits_above_optimum": bits - 2.5}
 
 
 def test_what_is_masked_does_not_count():

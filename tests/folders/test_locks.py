@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from ntm.folders import locks
-from ntm.folders.locks import Held, Lock, holder_of, process_started
+from ntm.folders.locks import Held, Lock, holder_of, is_lock, process_started
 
 HOLD = """
 import sys
@@ -69,6 +70,71 @@ def test_makes_the_folder_and_leaves_nothing_in_it(tmp_path):
     assert files(folder) == []
 
 
+def test_a_lock_tells_whose_it_is(tmp_path):
+    with Lock(tmp_path):
+        content = json.loads((tmp_path / ".lock.1").read_text())
+    with open("/proc/self/stat") as file:
+        started = file.read().split(") ")[-1].split()[19]  # field 22 of proc(5), the third first
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        machine = f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    found = os.stat(tmp_path)
+    assert re.fullmatch(r"[0-9a-f]{32}", content.pop("token"))
+    since = time.mktime(time.strptime(content.pop("since"), "%Y-%m-%d %H:%M:%S"))
+    assert abs(time.time() - since) < 60
+    assert content == {
+        "host": platform.node(),
+        "machine": machine,
+        "pid": os.getpid(),
+        "started": started,
+        "folder": [found.st_dev, found.st_ino],
+    }
+
+
+def test_what_is_a_lock():
+    names = (".lock.1", ".lock.12", ".lock.0123abcd.part", "thesis.lock.1", ".locked", "lock.1")
+    assert [is_lock(Path(name)) for name in names] == [True, True, True, False, False, False]
+
+
+def test_the_latest_of_many_locks_counts_as_a_number(tmp_path):
+    """As text, 9 comes after 10."""
+    for number in (9, 10):
+        put(tmp_path, silence=301).rename(tmp_path / f".lock.{number}")
+    with Lock(tmp_path):
+        assert files(tmp_path) == [".lock.11"]
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path):
+    with Lock(tmp_path / "run") as lock:
+        shutil.rmtree(tmp_path / "run")
+        with pytest.raises(
+            FileNotFoundError, match=f"^{re.escape(str(tmp_path / 'run'))} is gone$"
+        ):
+            lock.check()
+
+
+@pytest.fixture
+def no_proc(monkeypatch):
+    """A system that does not show its processes as files."""
+    monkeypatch.setattr(locks, "Path", lambda path: Path(path.replace("/proc/", "/no such place/")))
+
+
+@pytest.mark.skipif(shutil.which("ps") is None, reason="needs ps")
+@pytest.mark.usefixtures("no_proc")
+def test_where_processes_are_no_files_ps_tells_them_apart(tmp_path, other):
+    began = time.mktime(time.strptime(process_started(other.pid)))
+    assert abs(time.time() - began) < 120
+    other.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while process_started(other.pid) is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert process_started(other.pid) is None  # a zombie
+    other.wait()
+    assert process_started(other.pid) is None  # gone
+    (tmp_path / ".lock.1").unlink()
+    with Lock(tmp_path), pytest.raises(Held), Lock(tmp_path):
+        pass
+
+
 def test_an_exception_lets_go_too(tmp_path):
     with pytest.raises(KeyError), Lock(tmp_path):
         raise KeyError
@@ -82,7 +148,14 @@ def test_says_in_one_line_who_holds_it_since_when(tmp_path, other):
     assert "\n" not in text
     for word in (str(tmp_path), str(other.pid), platform.node(), time.strftime("%Y-%m-%d")):
         assert word in text
-    assert holder_of(tmp_path) is not None
+    since = json.loads((tmp_path / ".lock.1").read_text())["since"]
+    said = (
+        rf"{re.escape(str(tmp_path))} is held by process {other.pid} on "
+        rf"{re.escape(platform.node())} since {since}, last heartbeat \d\d? s ago; "
+        "this run is left to it"
+    )
+    assert re.fullmatch(said, text)
+    assert re.fullmatch(said, holder_of(tmp_path))
     assert files(tmp_path) == [".lock.1"]
     other.communicate("")
     assert holder_of(tmp_path) is None
@@ -113,8 +186,15 @@ def test_a_copy_of_a_held_folder_is_free_and_a_moved_one_is_not(tmp_path):
 
 def test_of_another_machine_it_is_said_when_the_folder_is_free(tmp_path):
     put(tmp_path)
-    with pytest.raises(Held, match="or this is a copy, it is free after 5 minutes"), Lock(tmp_path):
+    with pytest.raises(Held) as caught, Lock(tmp_path):
         pass
+    said = (
+        rf"{re.escape(str(tmp_path))} is held by process 7 on elsewhere since 2001-02-03 04:05:06, "
+        r"last heartbeat \d s ago; this run is left to it\. If that machine is lost, or this is a "
+        r"copy, it is free after 5 minutes without a heartbeat"
+    )
+    assert re.fullmatch(said, str(caught.value))
+    assert re.fullmatch(said, holder_of(tmp_path))
 
 
 @pytest.mark.parametrize("buried", [True, False], ids=["gone", "zombie"])
@@ -167,9 +247,10 @@ def test_who_waits_succeeds_another_host_that_does_not_come_back(tmp_path):
         assert 1.5 < time.monotonic() - began < 10
         assert lock.holds()
         assert files(tmp_path) == [".lock.2"]
-    (line,) = said
-    for word in (str(tmp_path), "elsewhere", "5 minutes"):
-        assert word in line
+    assert said == [
+        f"{tmp_path} is locked by elsewhere: waiting for its heartbeat, "
+        "or for 5 minutes without one"
+    ]
 
 
 def test_who_waits_leaves_it_to_another_host_that_lives(tmp_path):
@@ -189,10 +270,12 @@ def test_nobody_waits_for_a_process_of_this_machine(tmp_path):
         pass
 
 
-def test_a_lock_cut_short_is_judged_by_its_silence(tmp_path):
+@pytest.mark.parametrize("text", ['{"host": "el', "7"], ids=["cut", "number"])
+def test_a_lock_that_says_nothing_is_judged_by_its_silence(text, tmp_path):
     lock = put(tmp_path)
-    lock.write_text('{"host": "el')
-    with pytest.raises(Held, match="unknown"), Lock(tmp_path):
+    lock.write_text(text)
+    said = "by process unknown on an unknown host since an unknown time, last"
+    with pytest.raises(Held, match=said), Lock(tmp_path):
         pass
     os.utime(lock, (time.time() - 301,) * 2)
     with Lock(tmp_path):
@@ -210,6 +293,41 @@ def test_the_heart_beats(tmp_path, monkeypatch):
         assert time.time() - lock.stat().st_mtime < 5
 
 
+def test_a_process_that_never_lets_go_can_end(tmp_path):
+    forgetful = HOLD.replace("with Lock(Path(sys.argv[1])):", "Lock(Path(sys.argv[1])).__enter__()")
+    forgetful = forgetful.replace("    ", "")
+    ended = subprocess.run(
+        [sys.executable, "-c", forgetful, str(tmp_path)],
+        input="",
+        timeout=60,
+        text=True,
+        check=True,
+    )
+    assert ended.returncode == 0
+    assert holder_of(tmp_path) is None
+
+
+def test_a_file_server_that_does_not_answer_costs_one_heartbeat(tmp_path, monkeypatch):
+    monkeypatch.setattr(locks, "HEARTBEAT", 0.02)
+    beat, refused = os.utime, []
+
+    def unreachable_once(path, *arguments):
+        if not arguments and not refused:
+            refused.append(path)
+            raise OSError(5, "Input/output error")
+        beat(path, *arguments)
+
+    with Lock(tmp_path):
+        monkeypatch.setattr(os, "utime", unreachable_once)
+        lock = tmp_path / ".lock.1"
+        os.utime(lock, (0, 0))
+        deadline = time.monotonic() + 10
+        while lock.stat().st_mtime == 0 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert refused == [lock]
+        assert time.time() - lock.stat().st_mtime < 5
+
+
 def test_who_was_succeeded_notices_and_leaves_the_new_lock_alone(tmp_path):
     with Lock(tmp_path) as lock:
         mine = tmp_path / ".lock.1"
@@ -218,8 +336,12 @@ def test_who_was_succeeded_notices_and_leaves_the_new_lock_alone(tmp_path):
         put(tmp_path, silence=301, **(content | {"host": "elsewhere"}))
         with Lock(tmp_path) as successor:
             assert not lock.holds()
-            with pytest.raises(Held, match="taken over after 5 minutes"):
+            with pytest.raises(Held) as caught:
                 lock.check()
+            assert str(caught.value) == (
+                f"{tmp_path} was taken over after 5 minutes without a heartbeat of this process; "
+                "the run is left to the one that holds it now"
+            )
             lock.__exit__()
             assert successor.holds()
 
@@ -234,6 +356,36 @@ def test_where_there_are_no_hard_links(tmp_path, monkeypatch):
         with pytest.raises(Held), Lock(tmp_path):
             pass
     assert files(tmp_path) == []
+
+
+def test_a_link_that_was_made_and_whose_answer_was_lost(tmp_path, monkeypatch):
+    """As a network file system may have it, which then asks again."""
+    link = os.link
+
+    def twice(*arguments):
+        link(*arguments)
+        link(*arguments)
+
+    monkeypatch.setattr(os, "link", twice)
+    with Lock(tmp_path) as lock:
+        assert lock.holds()
+        assert files(tmp_path) == [".lock.1"]
+        with pytest.raises(Held), Lock(tmp_path):
+            pass
+
+
+def test_of_two_at_once_who_sees_the_other_withdraws(tmp_path, monkeypatch):
+    folder, publish = tmp_path / "run", locks._publish
+
+    def while_another_does(claim: Path, path: Path) -> bool:
+        made = publish(claim, path)
+        put(tmp_path).rename(folder / ".lock.2")
+        return made
+
+    monkeypatch.setattr(locks, "_publish", while_another_does)
+    with pytest.raises(Held, match="on elsewhere"), Lock(folder):
+        pass
+    assert files(folder) == [".lock.2"]
 
 
 CROWD = """

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import os
+import re
 import struct
 
 import pytest
@@ -15,8 +17,10 @@ from ntm.folders.locks import Lock
 from ntm.folders.runs import (
     RunFolder,
     append_row,
+    in_words,
     kept_at,
     load_checkpoint,
+    reached,
     read_rows,
     write_rows,
     write_whole,
@@ -143,6 +147,9 @@ class TestRows:
         assert float(read_rows(path)[0]["loss"]) == 0.1 + 0.2
 
 
+FINAL = ("test/loss", "evaluation/wrong_bits", "_hparams_/session_start_info")
+
+
 def write_events(folder: RunFolder, steps, tags=("val/loss",), final=None) -> None:
     """A file such as training writes: scalars and pictures, the results of the end last."""
     from torch.utils.tensorboard import SummaryWriter
@@ -152,7 +159,8 @@ def write_events(folder: RunFolder, steps, tags=("val/loss",), final=None) -> No
             for tag in tags:
                 writer.add_scalar(tag, step / 7, step)
         if final is not None:
-            writer.add_scalar("test/loss", 0.0, final)
+            for tag in FINAL:
+                writer.add_scalar(tag, 0.0, final)
 
 
 def events(folder: RunFolder) -> list[tuple[str, int, float]]:
@@ -243,7 +251,7 @@ class TestForgetAfter:
 
     def test_final_results_come_again(self, begun):
         write_events(begun, self.STEPS, final=200)
-        assert ("test/loss", 200, 0.0) in events(begun)
+        assert {(tag, 200, 0.0) for tag in FINAL} <= {*events(begun)}
         begun.forget_after(400)
         assert [(tag, step) for tag, step, _ in events(begun)] == [
             ("val/loss", step) for step in self.STEPS
@@ -285,23 +293,27 @@ class TestRefuse:
         changed.seed, changed.task = 1, {"bits": 4}
         with pytest.raises(ConfigurationError) as caught:
             begun.refuse_if_other(changed)
-        text = str(caught.value)
-        assert "seed, task.bits" in text
-        assert str(begun.path) in text
-        for way_out in ("name=", "init_from=", "overwrite=true"):
-            assert way_out in text
-        assert "\n" not in text
+        assert str(caught.value) == (
+            f"{begun.path} holds a run with another configuration; differing: seed, task.bits. "
+            f"Set name=… to train beside it, init_from={begun.path} to start from its weights, "
+            "or overwrite=true to start over"
+        )
 
     def test_a_foreign_folder(self, folder):
         folder.path.mkdir()
         (folder.path / "thesis.txt").write_text("mine")
-        with pytest.raises(ConfigurationError, match="holds other files"):
+        with pytest.raises(ConfigurationError) as caught:
             folder.refuse_if_other(CONFIG)
+        assert str(caught.value) == (
+            f"folder must be free or of a run, got '{folder.path}', which holds other files; "
+            "set name=… to use another"
+        )
         assert names(folder.path) == {"thesis.txt"}
 
     def test_a_file_in_its_place(self, folder):
         folder.path.write_text("mine")
-        with pytest.raises(ConfigurationError, match="must be a folder"):
+        said = re.escape(f"folder must be a folder, got the file {folder.path}")
+        with pytest.raises(ConfigurationError, match=f"^{said}$"):
             folder.refuse_if_other(CONFIG)
 
     def test_nothing_is_written(self, folder):
@@ -335,6 +347,17 @@ class TestBegin:
         assert names(begun.path) == {"config.yaml", "notes.txt", "mine/plot.png"}
         assert begun.read_config().seed == 5
         assert begun.read_result() == {}
+
+    def test_anew_where_an_earlier_run_had_just_begun(self, folder):
+        folder.path.mkdir()
+        folder.config.write_text("seed: 1\n")
+        folder.begin(CONFIG, resume=False)
+        assert folder.read_config().seed == 0
+
+    def test_a_step_that_went_wrong_is_forgotten(self, begun):
+        begun.diverged.touch()
+        begun.begin(CONFIG, resume=True)
+        assert not begun.diverged.exists()
 
     def test_resumed_keeps_all(self, begun):
         self.fill(begun)
@@ -380,6 +403,83 @@ class TestResult:
             "reason": None,
         }
 
+    def test_people_can_read_it(self, begun):
+        begun.write_result(status="running", seed=0)
+        assert begun.result.read_text() == '{\n  "status": "running",\n  "seed": 0\n}\n'
+
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("[1, 2]", "it holds no names and values"),
+            ("{}", "it holds no names and values"),
+            ('{"a" 1}', "(Expecting ':' delimiter: line 1 column 6 (char 5))"),
+        ],
+    )
+    def test_what_is_no_result_is_named(self, begun, text, why):
+        begun.result.write_text(text)
+        with pytest.raises(ConfigurationError) as caught:
+            begun.read_result()
+        told = f" {why};" if why.startswith("(") else f", {why};"
+        assert str(caught.value) == (
+            f"{begun.result} is damaged{told} overwrite=true starts the run over"
+        )
+
+    @pytest.mark.parametrize(
+        ("metric", "said"),
+        [("wrong_bits_per_sequence", "wrong bits"), ("bits_above_optimum", "bits above optimum")],
+    )
+    def test_what_a_run_reached_is_said_in_words(self, metric, said):
+        assert in_words(metric) == said
+        goal = {"metric": metric, "below": 1.0}
+        assert reached({"loss": 0.5, metric: 0.25, "solved_when": goal}) == (said, 0.25)
+
+    def test_a_run_of_before_was_to_have_few_wrong_bits(self):
+        assert reached({"loss": 0.5, "wrong_bits_per_sequence": 3.0}) == ("wrong bits", 3.0)
+
+
+class TestConfiguration:
+    @pytest.mark.parametrize(
+        ("text", "why"),
+        [
+            ("home: ${oc.env:HOME}\n", "it holds an interpolation, ${…}, which no run writes"),
+            ("a: &x [1]\nb: *x\n", "it holds references, *…, which no run writes"),
+            (runs.BEGINNING + "seed: 1\n", "it was cut short"),
+        ],
+    )
+    def test_what_no_run_writes_is_refused(self, begun, text, why):
+        begun.config.write_text(text)
+        for read in (begun.read_config, begun._read_values):
+            with pytest.raises(ConfigurationError) as caught:
+                read()
+            told = f"{begun.config} is damaged ({why}); overwrite=true starts the run over"
+            assert str(caught.value) == told
+
+    def test_a_star_alone_is_no_reference(self, begun):
+        begun.config.write_text("area: 2 * 3\n")
+        assert begun.read_config() == begun._read_values() == {"area": "2 * 3"}
+
+
+class TestEvaluations:
+    def test_none(self, begun):
+        assert begun.read_evaluations() == []
+
+    def test_by_number_and_kind(self, begun):
+        row = {"length": "7", "kind": "ones", "wrong_bits_per_sequence": "0.5"}
+        append_row(begun.evaluations, row)
+        assert begun.read_evaluations() == [row]
+
+    def test_those_of_before_are_of_sequences_as_drawn(self, begun):
+        before = begun.evaluations.parent / "lengths.csv"
+        for length in ("7", "8"):
+            append_row(before, {"length": length, "wrong": "0.5", "seconds": "1"})
+        rows = begun.read_evaluations()
+        assert [list(row.items()) for row in rows] == [
+            [("length", length), ("kind", "drawn"), ("wrong", "0.5"), ("seconds", "1")]
+            for length in ("7", "8")
+        ]
+        append_row(begun.evaluations, {"length": "9", "kind": "ones"})
+        assert begun.read_evaluations() == [{"length": "9", "kind": "ones"}]
+
 
 class TestCheckpoints:
     def test_by_name(self, begun):
@@ -387,7 +487,8 @@ class TestCheckpoints:
         assert begun.checkpoint("best") == begun.best
 
     def test_none_yet(self, begun):
-        with pytest.raises(ConfigurationError, match=r"^checkpoint must exist .*'best'.* none yet"):
+        said = f"checkpoint must exist in {begun.path}, got 'best'; it has none yet"
+        with pytest.raises(ConfigurationError, match=f"^{re.escape(said)}$"):
             begun.checkpoint("best")
 
     def test_another_one_is_named(self, begun):
@@ -398,6 +499,11 @@ class TestCheckpoints:
 
     def test_names_tell_the_sequences(self, begun):
         assert kept_at(begun.checkpoints / "seq_12000.ckpt") == 12000
+
+    def test_kept_ones_come_in_the_order_of_training(self, begun):
+        for name in ("seq_1000.ckpt", "seq_200.ckpt", "last.ckpt", "seq_30.ckpt"):
+            (begun.checkpoints / name).touch()
+        assert [path.name for path in begun.kept()] == [f"seq_{n}.ckpt" for n in (30, 200, 1000)]
 
     def test_loads_plain_contents(self, begun):
         content = {"state_dict": {"network.w": torch.ones(2)}, "epoch": 3}
@@ -419,15 +525,26 @@ class TestCheckpoints:
             begun.last.write_bytes(content[damage])
         with pytest.raises(ConfigurationError) as caught:
             load_checkpoint(begun.last)
-        text = str(caught.value)
-        assert str(begun.last) in text
-        assert "damaged" in text
-        assert "\n" not in text
+        reason = str(caught.value).removeprefix(f"checkpoint {begun.last} is damaged: ")
+        assert len(reason.split()) > 2 or damage == "empty"
+        assert ". " not in reason  # one sentence of torch's
+        assert "\n" not in reason
+
+    def test_a_changed_part_is_named(self, begun):
+        torch.save({"state_dict": {"w": torch.full((1000,), 0.1)}}, begun.last)
+        content = begun.last.read_bytes()
+        number = torch.tensor(0.1).numpy().tobytes()
+        begun.last.write_bytes(content.replace(number, bytes(4), 1))
+        with pytest.raises(
+            ConfigurationError, match=r"its part \S+/data/0 is not what was written$"
+        ):
+            load_checkpoint(begun.last)
 
     @pytest.mark.parametrize("content", [{"weights": 1}, [1, 2]], ids=str)
     def test_a_file_of_something_else(self, begun, content):
         torch.save(content, begun.last)
-        with pytest.raises(ConfigurationError, match="is not one of a run"):
+        said = re.escape(f"checkpoint {begun.last} is not one of a run")
+        with pytest.raises(ConfigurationError, match=f"^{said}$"):
             load_checkpoint(begun.last)
 
     def test_code_in_a_checkpoint_is_not_run(self, begun, tmp_path):
@@ -507,7 +624,8 @@ class TestExisting:
         assert RunFolder.existing(begun.path, "run").path == begun.path
 
     def test_no_folder(self, folder):
-        with pytest.raises(ConfigurationError, match=r"^init_from must be .*does not exist$"):
+        gone = f"^init_from must be a run folder, got '{folder.path}', which does not exist$"
+        with pytest.raises(ConfigurationError, match=gone):
             RunFolder.existing(folder.path, "init_from")
 
     def test_a_folder_that_is_no_run(self, tmp_path):
@@ -517,6 +635,49 @@ class TestExisting:
     def test_naming_one_touches_nothing(self, folder):
         assert folder.last.name == "last.ckpt"
         assert not folder.path.exists()
+
+
+class TestWritable:
+    def test_what_can_be_written_to_is_let_be(self, tmp_path):
+        runs.check_writable(tmp_path)
+        runs.check_writable(tmp_path / "a" / "b")
+        assert names(tmp_path) == set()
+
+    def test_below_a_file_there_is_no_folder(self, tmp_path):
+        (tmp_path / "file").touch()
+        folder = tmp_path / "file" / "run"
+        with pytest.raises(ConfigurationError) as caught:
+            runs.check_writable(folder)
+        assert str(caught.value) == (
+            f"the results would go into {folder}, which cannot be written to "
+            f"({tmp_path / 'file'} is no folder); folder=… puts them elsewhere"
+        )
+
+    @pytest.mark.parametrize("right", [os.W_OK, os.X_OK], ids=["write", "enter"])
+    def test_a_folder_of_somebody_else(self, tmp_path, right, monkeypatch):
+        """Asked of the system in its own words: to root nothing is read-only."""
+        monkeypatch.setattr(os, "access", lambda _, rights: not rights & right)
+        with pytest.raises(ConfigurationError) as caught:
+            runs.check_writable(tmp_path / "run")
+        assert f"({tmp_path} is read-only to this user)" in str(caught.value)
+
+
+def test_where_each_file_is(tmp_path):
+    run = RunFolder(tmp_path)
+    places = {name: str(place.relative_to(tmp_path)) for name, place in vars(run).items()}
+    assert places == {
+        "path": ".",
+        "config": "config.yaml",
+        "metrics": "metrics.csv",
+        "checkpoints": "checkpoints",
+        "last": "checkpoints/last.ckpt",
+        "best": "checkpoints/best.ckpt",
+        "diverged": "checkpoints/diverged.ckpt",
+        "evaluations": "eval/results.csv",
+        "figures": "figures",
+        "log": "train.log",
+        "result": "result.json",
+    }
 
 
 def test_what_is_drawn_has_one_name():

@@ -397,6 +397,63 @@ def test_wrong_output_is_refused(module, got):
         NTM(**SIZES, controller=module)
 
 
+def refusal(module):
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        adapt(module, WIDTH)
+    return str(refused.value)
+
+
+def test_refusals_say_what_was_expected_what_came_and_what_to_do():
+    assert refusal(nn.GRU(WIDTH, H)) == (
+        "controller must map (inputs, state) to (output, state) one step at a time, got "
+        "torch.nn.GRU, which has another convention; use ntm.LSTMController, or a module of your "
+        "own around it"
+    )
+    for make in (LSTMController, FeedforwardController):
+        assert refusal(make(4, H)) == (
+            "controller must accept inputs of width 5, got one that accepts 4; see "
+            "NTM.controller_input_size"
+        )
+    assert refusal(nn.Linear(4, H)).startswith(
+        "controller must accept inputs of shape (B, 5), but Linear failed on them: mat1 and mat2"
+    )
+    returned = "controller must return an output of shape (B, H), got"
+    assert refusal(Returning(lambda x: x.sum(-1))) == f"{returned} (2,) at B=2"
+    assert refusal(Returning(lambda x: (x, x))) == f"{returned} tuple at B=2"
+
+
+def test_by_default_a_layer_of_a_hundred():
+    for make, kind in ((LSTMController, nn.LSTMCell), (FeedforwardController, nn.Linear)):
+        controller = make(WIDTH)
+        assert [type(layer) for layer in controller.layers] == [kind]
+        assert controller.output_size == 100
+        assert controller.dropout.p == 0
+    assert controller.activation == "tanh"
+
+
+def test_learned_starts_are_small():
+    controller = LSTMController(WIDTH, 1000, initial_state="learned")
+    for start in (controller.initial_hidden, controller.initial_cell):
+        assert 0.099 < start.max() <= 0.1
+        assert -0.1 <= start.min() < -0.099
+
+
+def test_what_is_given_by_name_alone_is_no_state():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.map = nn.Linear(WIDTH, H)
+
+        def forward(self, inputs, *, scale=1.0):
+            return scale * self.map(inputs)
+
+    adapted = adapt(Named(), WIDTH)
+    assert adapted.initial_state(B) is None
+    output, state = adapted(torch.randn(B, WIDTH), None)
+    assert output.shape == (B, H)
+    assert state is None
+
+
 @pytest.mark.parametrize(
     ("make", "name", "value"),
     [

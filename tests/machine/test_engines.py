@@ -135,6 +135,114 @@ def test_what_a_user_adds_to_a_controller_takes_effect():
     assert "hooks wait" in heard._fused_unit()
 
 
+class Bare(torch.nn.Module):
+    """A layer that is not one of torch's."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *inputs):
+        return self.layer(*inputs)
+
+
+def without_bias(net):
+    net.controller.layers[0] = torch.nn.LSTMCell(WIDTH + 3, 100, bias=False)
+
+
+def of_own_call(net):
+    net.controller.forward = net.controller.forward
+
+
+CHANGES = {
+    "the controller's dropout is a module of its own": lambda net: setattr(
+        net.controller, "dropout", torch.nn.Identity()
+    ),
+    "the emissions are a module of their own": lambda net: setattr(net, "emit", Bare(net.emit)),
+    "a layer of the controller is a module of its own": lambda net: net.controller.layers.insert(
+        0, Bare(net.controller.layers.pop(0))
+    ),
+    "the controller's own way to be called was replaced": of_own_call,
+    "hooks wait for the controller or the emissions to be called": lambda net: (
+        net.controller.layers[0].register_forward_hook(lambda *_: None)
+    ),
+    "a layer of the controller has another shape, or no bias": without_bias,
+}
+
+
+@pytest.mark.parametrize("why", CHANGES)
+def test_what_is_changed_runs_step_by_step_to_the_same_numbers(why):
+    net = NTM(WIDTH, OUT, 7, 3)
+    assert net._fused_unit() == "whole sequences at once"
+    CHANGES[why](net)
+    assert net._fused_unit() == f"step by step: {why}"
+    inputs = torch.randn(4, 2, WIDTH)
+    net.engine = "fused"
+    found = net(inputs)[0]
+    net.engine = "reference"
+    assert error(found, net(inputs)[0]) <= 1e-5
+
+
+PARTS = {
+    "emit": lambda net: net.emit,
+    "controller": lambda net: net.controller,
+    "dropout": lambda net: net.controller.dropout,
+    "layer": lambda net: net.controller.layers[0],
+}
+HOOKS = (
+    "register_forward_hook",
+    "register_forward_pre_hook",
+    "register_full_backward_hook",
+    "register_full_backward_pre_hook",
+)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("register", HOOKS)
+def test_any_hook_on_any_part_is_heard_until_it_is_removed(register, part):
+    net = NTM(WIDTH, OUT, 7, 3, engine="fused")
+    calls = []
+    hook = getattr(PARTS[part](net), register)(lambda *_: calls.append(part))
+    assert "hooks wait" in net._fused_unit()
+    net(torch.randn(3, 2, WIDTH))[0].sum().backward()
+    assert len(calls) == 3
+    hook.remove()
+    assert net._fused_unit() == "whole sequences at once"
+
+
+def test_a_hook_on_all_modules_is_heard():
+    net = NTM(WIDTH, OUT, 7, 3, engine="fused")
+    called = []
+    hook = torch.nn.modules.module.register_module_forward_hook(
+        lambda *call: called.append(call[0])
+    )
+    try:
+        assert "hooks wait" in net._fused_unit()
+        net(torch.randn(3, 2, WIDTH))
+    finally:
+        hook.remove()
+    assert called.count(net.emit) == called.count(net.controller) == 3
+    assert net._fused_unit() == "whole sequences at once"
+
+
+def test_emissions_without_bias_run_step_by_step_to_the_same_numbers():
+    net = NTM(WIDTH, OUT, 7, 3, engine="fused")
+    net.emit = torch.nn.Linear(100, net.layout.size, bias=False)
+    assert net._fused_unit() == "step by step: the emissions are a module of their own"
+    inputs = torch.randn(4, 2, WIDTH)
+    found = net(inputs)[0]
+    net.engine = "reference"
+    assert error(found, net(inputs)[0]) <= 1e-5
+
+
+def test_emissions_of_another_width_are_refused():
+    net = NTM(WIDTH, OUT, 7, 3, engine="fused")
+    net.emit = torch.nn.Linear(100, 9)
+    size = net.layout.size
+    with pytest.raises(RuntimeError, match=f"^emissions must be {size} wide, got 9$"):
+        net(torch.randn(4, 2, WIDTH))
+
+
 def test_dropout_is_no_hindrance_once_training_is_over():
     net = NTM(WIDTH, OUT, 7, 3, controller=functools.partial(LSTMController, dropout=0.5))
     assert "drops out" in net._fused_unit()
@@ -266,14 +374,30 @@ def test_many_sequences_share_a_program_where_their_memories_are_small():
 
 def test_compiled_is_refused_with_the_reason(monkeypatch):
     net = NTM(WIDTH, OUT, 7, 3, engine="compiled")
-    with pytest.raises(ValueError, match=r"^engine compiled cannot run: .* CUDA, got mps"):
-        net.engine_for("mps", torch.float32)
-    monkeypatch.setattr(ntm_module, "find_spec", lambda _: None)
-    with pytest.raises(ValueError, match="needs Triton"):
-        net.engine_for("cuda", torch.float32)
+
+    def reason(device):
+        with pytest.raises(ValueError) as refusal:  # noqa: PT011
+            net.engine_for(device, torch.float32)
+        before, _, why = str(refusal.value).partition(": ")
+        assert before == "engine compiled cannot run"
+        assert why.endswith("; use auto or reference")
+        return why.removesuffix("; use auto or reference")
+
+    assert reason("mps") == "compiled is for the CPU and CUDA, got mps"
+    monkeypatch.setattr(ntm_module, "find_spec", lambda name: None if name == "triton" else name)
+    assert reason("cuda") == "compiled needs Triton on a GPU, and it is not installed"
+    monkeypatch.setattr(ntm_module, "find_spec", lambda name: name)
+    assert net.engine_for("cuda", torch.float32) == "compiled"
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(ValueError, match=r"needs a C\+\+ compiler"):
-        net(torch.randn(3, 2, WIDTH))
+    assert reason("cpu") == "compiled needs a C++ compiler on the CPU, and there is none"
+
+
+@pytest.mark.parametrize("name", ["c++", "g++", "clang++", "cl"])
+def test_any_compiler_will_do(name, tmp_path, monkeypatch):
+    (tmp_path / name).touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    net = NTM(WIDTH, OUT, 7, 3, engine="compiled")
+    assert net.engine_for("cpu", torch.float32) == "compiled"
 
 
 def test_weights_move_between_engines():

@@ -177,7 +177,9 @@ def test_random_memory_comes_from_its_state_dict():
 def test_learned_memory():
     initial = LearnedMemory(N, M)
     assert [p.shape for p in initial.parameters()] == [(N, M)]
-    assert initial(N, LIKE).abs().max() <= 1 / math.sqrt(M)
+    wide = LearnedMemory(500, 16).value
+    assert 0.249 < wide.max() <= 0.25
+    assert -0.25 <= wide.min() < -0.249
     initial(N, LIKE).sum().backward()
     assert torch.equal(initial.value.grad, torch.ones(N, M))
 
@@ -202,5 +204,9 @@ def test_learned_weighting_starts_on_the_first_location(locations):
     assert weighting.shape == (3, locations)
     assert [p.shape for p in initial.parameters()] == [(3, locations)]
     torch.testing.assert_close(weighting.sum(-1), LIKE.new_ones(3))
+    if locations > 1:  # e² times as much there as at all others together
+        elsewhere = weighting[:, 1:].sum(-1)
+        expected = LIKE.new_full((3,), math.e**2)
+        torch.testing.assert_close(weighting[:, 0] / elsewhere, expected, rtol=1e-5, atol=0)
     assert (weighting[:, 0] > 0.5).all()
     torch.testing.assert_close(weighting, torch.softmax(initial.value.detach(), -1))

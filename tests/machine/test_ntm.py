@@ -3,6 +3,7 @@ import functools
 import io
 import itertools
 import math
+import re
 
 import numpy as np
 import plain
@@ -903,6 +904,67 @@ def test_arguments_out_of_range(name, value):
         NTM(**{**sizes, name: value})
 
 
+def test_a_segment_has_a_step():
+    with pytest.raises(ValueError, match=r"^segment must be at least 1, got 0$"):
+        NTM(IN, OUT, N, M, segment=0)
+
+
+@pytest.mark.parametrize("scheme", ["memory", "weighting", "reads"])
+def test_an_unknown_scheme_is_refused_with_those_there_are(scheme):
+    known = {
+        "memory": "constant, random, learned",
+        "weighting": "first_location, uniform, learned",
+        "reads": "zeros, learned",
+    }[scheme]
+    name = f"initial_{scheme}"
+    with pytest.raises(ValueError, match=f"^{name} must be one of {known}, got 'none'$"):
+        NTM(IN, OUT, N, M, **{name: "none"})
+
+
+def test_what_never_learns_is_warned_of():
+    with pytest.warns(UserWarning) as warned:  # noqa: PT030
+        NTM(IN, OUT, N, M, initial_weighting="uniform")
+    assert [str(warning.message) for warning in warned] == [
+        "constant memory under a uniform initial weighting never learns to use the memory: every "
+        "location is alike, and nothing breaks the tie. Use initial_weighting='first_location' or "
+        "initial_memory='random'"
+    ]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "starts",
+    [{}, {"initial_memory": "random", "initial_weighting": "uniform"}],
+    ids=["first location", "random memory"],
+)
+def test_what_can_learn_is_not(starts):
+    NTM(IN, OUT, N, M, **starts)
+
+
+def test_shifts_that_do_not_fit_are_refused_with_what_does():
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011
+        NTM(IN, OUT, 8, shift_range=4)
+    assert str(refusal.value) == (
+        "shift_range must satisfy 2·shift_range + 1 ≤ memory_size = 8, got 4"
+    )
+
+
+def test_by_default_it_is_the_machine_of_the_paper():
+    net = NTM(9, 8)
+    assert net.layout == (20, 1, 1, 1, "tanh", "tanh", True)
+    assert (net.memory_size, net.batch_first, net.engine, net.segment) == (128, False, "auto", None)
+    assert (net.input_size, net.output_size) == (9, 8)
+    assert type(net.controller) is LSTMController
+
+
+def test_heads_start_evenly_and_larger_than_linear_layers_do():
+    net = NTM(9, 8)
+    outputs, inputs = net.emit.weight.shape
+    bound = math.sqrt(6 / (inputs + outputs))  # Glorot and Bengio 2010, eq. 16
+    assert 0.98 * bound < net.emit.weight.abs().max() <= bound
+    assert torch.equal(net.emit.bias, torch.zeros(outputs))
+
+
 def test_widest_shift_fits():
     net = network(memory_size=7, shift_range=3)
     assert net(random_inputs())[0].isfinite().all()
@@ -935,15 +997,38 @@ OF_ANOTHER_MACHINE = {
         controller=tuple(p.float() for p in s.controller)
     ),
 }
+SAID = {
+    "fewer heads": "weightings must be (B, R+W, N) = (2, 2, 6), got (2, 1, 6)",
+    "weightings of fewer locations": "weightings must be (B, R+W, N) = (2, 2, 6), got (2, 2, 4)",
+    "weightings of one sequence": "weightings must be (B, R+W, N) = (2, 2, 6), got (1, 2, 6)",
+    "shorter reads": "reads must be (B, R, M) = (2, 1, 3), got (2, 1, 1)",
+    "another precision": "reads must be in torch.float64, got torch.float32",
+    "more layers": "controller's hidden must be (layers, B, H) = (1, 2, 4), got (2, 2, 4)",
+    "smaller layers": "controller's hidden must be (layers, B, H) = (1, 2, 4), got (1, 2, 2)",
+    "layers in another precision": (
+        "controller's hidden must be in torch.float64, got torch.float32"
+    ),
+}
 
 
 @pytest.mark.parametrize("engine", ["reference", "fused"])
-@pytest.mark.parametrize("change", OF_ANOTHER_MACHINE.values(), ids=OF_ANOTHER_MACHINE)
+@pytest.mark.parametrize("change", OF_ANOTHER_MACHINE)
 def test_state_of_another_machine_is_refused(change, engine):
     net = network(engine=engine)
-    state = change(net.initial_state(B))
-    with pytest.raises(ValueError, match=r"^state's .* must be .*, got "):
+    state = OF_ANOTHER_MACHINE[change](net.initial_state(B))
+    with pytest.raises(ValueError, match=rf"^state's {re.escape(SAID[change])}$"):
         net(random_inputs(), state)
+
+
+@pytest.mark.parametrize(
+    ("given", "got"), [((1, 2), "tuple of 2"), ([1], "list of 1"), (3.0, "float")]
+)
+def test_what_is_no_state_is_refused(given, got):
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011
+        network()(random_inputs(), given)
+    assert str(refusal.value) == (
+        f"state must be an NTMState or a tuple (memory, weightings, reads, controller), got {got}"
+    )
 
 
 def test_state_of_another_batch_is_refused():

@@ -79,6 +79,16 @@ def test_logits_come_batch_first_where_inputs_do():
     assert torch.equal(logits, net(inputs)[0])
 
 
+@pytest.mark.parametrize("engine", ["fused", "reference"])
+def test_segments_change_no_emission(engine):
+    net = network(engine=engine)
+    inputs = torch.randn(5, 2, WIDTH)
+    whole = net.with_emissions(inputs)
+    net.segment = 2
+    for got, expected in zip(net.with_emissions(inputs), whole, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 @pytest.mark.parametrize("prices", [(1.0, 0.0), (0.0, 1.0)], ids=["sharpening", "writing"])
 def test_heads_learn_to_spare_what_has_a_price(prices):
     net, penalty = network(), EffortPenalty(*prices, until=1.0)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ntm.tasks import AssociativeRecall, Batch
+from ntm.tasks.associative_recall import _ambiguous
 
 
 def draw(task: AssociativeRecall, batch_size: int, items: int, seed: int = 0) -> Batch:
@@ -125,6 +126,22 @@ def test_what_it_says_of_itself():
 def test_refuses_by_name(arguments, name):
     with pytest.raises(ValueError, match=rf"^{name} "):
         AssociativeRecall(**arguments)
+
+
+def test_what_is_ambiguous_by_plain_loops():
+    """Of five items of one bit: about half, and not all that hear the query twice."""
+    rng, bits, count = np.random.default_rng(0), 1, 5
+    items = rng.integers(0, 2, (count, 1, 400, bits))
+    query = rng.integers(0, count - 1, 400)
+    expected, heard_again = [], 0
+    for b, asked in enumerate(query):
+        said = items[:, 0, b, 0].tolist()
+        followers = [after for item, after in pairwise(said) if item == said[asked]]
+        heard_again += len(followers) > 1
+        if any(after != said[asked + 1] for after in followers):
+            expected.append(b)
+    assert 100 < len(expected) < heard_again - 20
+    assert _ambiguous(items, query).tolist() == expected
 
 
 def test_what_is_nearly_always_ambiguous_is_refused_before_long():

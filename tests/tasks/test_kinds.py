@@ -177,7 +177,8 @@ class TestRecall:
 
     def test_more_items_than_can_be_told_apart_are_refused(self):
         task = AssociativeRecall(bits=1, vectors=1)
-        with pytest.raises(ValueError, match="items must be few enough to be told apart"):
+        reason = "items must be few enough to be told apart by 1 vectors of 1 bits, got 200"
+        with pytest.raises(ValueError, match=f"^{reason}$"):
             sample_at(task, EVALUATION, 10, (200,))
 
 
@@ -200,6 +201,12 @@ class TestSort:
         closest = [np.argsort(column)[:2] for column in priorities.T.numpy()]
         apart = {abs(int(first) - int(second)) for first, second in closest}
         assert len(apart) > 10
+
+    def test_every_tie_is_of_its_own_width(self):
+        priorities = sample_at(PrioritySort(), EVALUATION, 400, (2,), "tied").inputs[:2, :, 8]
+        apart = (priorities[0] - priorities[1]).abs()
+        assert 0 < apart.min() < 0.001
+        assert 0.009 < apart.max() < 0.01
 
     def test_sorted_is_heard_in_the_order_of_the_answer(self):
         inputs, targets, _ = sample_at(PrioritySort(), EVALUATION, 50, (20,), "sorted")

@@ -137,7 +137,7 @@ def test_the_fixed_set_has_all_points_equally_often(task):
     batches = fixed_set(task, VALIDATION, 20)
     assert len(batches) == len(task.points())
     assert len({batch.inputs.shape[1] for batch in batches}) == 1
-    assert sum(batch.inputs.shape[1] for batch in batches) >= 20
+    assert 20 <= sum(batch.inputs.shape[1] for batch in batches) < 20 + len(batches)
 
 
 @each
@@ -172,6 +172,29 @@ def test_what_is_no_point_is_refused_with_one_that_is(task, what):
     expected = [f"at least {least}, got {least - 1}"] if what == "low" else [task.name, "such as"]
     for words in expected:
         assert words in said
+
+
+ASKED = {
+    "copy": "length, such as {length: 10} or 10",
+    "repeat_copy": "length, repeats, such as {length: 5, repeats: 5}",
+    "associative_recall": "items, such as {items: 2} or 2",
+    "dynamic_ngrams": "steps, such as {steps: 12} or 12",
+}
+
+
+@pytest.mark.parametrize(("name", "such"), ASKED.items(), ids=ASKED)
+def test_the_point_that_is_named_is_one_that_the_task_shows(name, such):
+    with pytest.raises(ValueError) as refusal:  # noqa: PT011
+        SMALL[name].point("3")
+    numbers = f"a point of {name} is a whole number for each of {such}"
+    assert str(refusal.value) == f"{numbers}, got '3'"
+
+
+def test_a_task_that_shows_no_point_names_the_largest_of_training():
+    task = Copy(max_length=6)
+    task.shown = ()
+    with pytest.raises(ValueError, match=r"such as \{length: 6\} or 6, got None$"):
+        task.point(None)
 
 
 def test_two_numbers_have_no_bare_point():
@@ -229,3 +252,38 @@ class TestTasksOfOnesOwn:
                 return batch
 
         assert places_at(Sorted(bits=8), EVALUATION, (6,)) is None
+
+
+def test_a_number_that_has_no_least_is_at_least_one():
+    with pytest.raises(ValueError, match=r"^length must be at least 1, got 0$"):
+        Copy().point(0)
+    assert Copy().point(1) == (1,)
+
+
+def test_a_point_in_words():
+    assert RepeatCopy().label((20, 10)) == "length 20, repeats 10"
+    with pytest.raises(ValueError, match="longer"):
+        Copy().named((20, 10))
+
+
+BY_DEFAULT: dict[type[Task], tuple] = {
+    Copy: ("copy", 9, 8, {"length": (1, 20)}),
+    RepeatCopy: ("repeat_copy", 8, 7, {"length": (1, 10), "repeats": (1, 10)}),
+    AssociativeRecall: ("associative_recall", 8, 6, {"items": (2, 6)}),
+    DynamicNGrams: ("dynamic_ngrams", 1, 1, {"steps": (200, 200)}),
+    PrioritySort: ("priority_sort", 10, 8, {"items": (20, 20)}),
+}
+
+
+@pytest.mark.parametrize(("make", "expected"), BY_DEFAULT.items(), ids=lambda v: str(v)[:40])
+def test_by_default_a_task_is_that_of_the_paper(make, expected):
+    task = make()
+    assert (task.name, task.input_size, task.output_size, task.numbers) == expected
+    assert (task.mixed, task.mix, task.trained_on) == (False, 0.0, "drawn")
+
+
+@pytest.mark.parametrize("make", [Copy, RepeatCopy, AssociativeRecall, PrioritySort])
+def test_what_a_task_is_told_it_says(make):
+    apart = "mixed_lengths" if make is Copy else "mixed"
+    task = make(mix=0.25, name="mine", **{apart: True})
+    assert (task.name, task.mix, task.mixed, task.trained_on) == ("mine", 0.25, True, "mixed")

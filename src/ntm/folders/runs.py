@@ -348,9 +348,9 @@ def append_row(path: Path, row: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def _header(path: Path) -> dict[str, str]:
+def _header(path: Path) -> dict[str, None]:
     with open(path, newline="") as file:
-        return dict.fromkeys(next(csv.reader(file), []), "")
+        return dict.fromkeys(next(csv.reader(file), []))
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
