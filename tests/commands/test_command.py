@@ -14,7 +14,7 @@ from runners import ROOT, run_here
 
 from ntm.commands import command
 
-PROGRAMS = {"run_train": "train", "run_eval": "eval", "run_compare": "compare"}
+PROGRAMS = {f"run_{name}": name for name in ("train", "eval", "compare", "inside")}
 
 
 def screen(program: str) -> list[str]:
@@ -70,6 +70,7 @@ COMPLETES = {
     "run_train.py logger=w": {"logger=wandb"},
     "run_eval.py memo": {"memory_size="},
     "run_compare.py stat": {"statistic="},
+    "run_inside.py dra": {"draw="},
     "other.py mod": set(),
 }
 
@@ -78,7 +79,7 @@ COMPLETES = {
 def completed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """What bash offers for each line, by the function that is installed."""
     folder = tmp_path_factory.mktemp("completion")
-    for name in ("run_train.py", "run_eval.py", "run_compare.py", "configs"):
+    for name in (*(f"{program}.py" for program in PROGRAMS), "configs"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "other.py").write_text("open('ran', 'w')")  # somebody's script is not run
     python = shlex.quote(sys.executable)

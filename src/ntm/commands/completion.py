@@ -1,7 +1,7 @@
 """Completion in bash, which asks Hydra what a word can become.
 
 Hydra's own way of installing it runs whatever script stands after ``python``, and no Python but the
-one called so; this runs the three commands alone, by the Python and the path that were typed.
+one called so; this runs the four commands alone, by the Python and the path that were typed.
 """
 
 BASH = r"""
@@ -9,7 +9,7 @@ export _HYDRA_OLD_COMP=$(complete -p python 2> /dev/null)
 hydra_bash_completion() {
   local program=${COMP_WORDS[1]}
   case ${program##*/} in
-    run_train.py | run_eval.py | run_compare.py) ;;
+    run_train.py | run_eval.py | run_compare.py | run_inside.py) ;;
     *) return ;;
   esac
   [ -f "$program" ] && [ "$COMP_CWORD" -gt 1 ] || return
