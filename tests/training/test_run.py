@@ -410,6 +410,26 @@ def test_evaluating_merges_rows_and_draws(run_command, tmp_path, capsys):
     assert {"length_9_memory_40.png", "length_3_last.png", "inside_length_3_memory_40.png"} <= names
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_a_run_is_evaluated_in_the_precision_that_it_was_trained_in(
+    precision, run_command, tmp_path
+):
+    """Its own evaluation, which had the network as training left it, is found again to the bit."""
+    small = [*SMALL, "sequences=96", f"trainer.precision={precision}"]
+    assert run_command("run_train", *small) == 0
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    found = (folder / "eval" / "results.csv").read_text()
+    expected = {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
+    assert {weight.dtype for weight in ntm.load(folder).parameters()} == {expected}
+    assert run_command("run_eval", f"run={folder}", "sequences=4", "kinds=[drawn]") == 0
+    assert (folder / "eval" / "results.csv").read_text() == found
+    # A run that starts from it in its precision has its weights, not rounded ones.
+    slow = ["optimizer.lr=1e-300", "optimizer.algorithm.weight_decay=0", "name=from_it"]
+    assert run_command("run_train", *small, *slow, f"init_from={folder}") == 0
+    later = tmp_path / "outputs" / "from_it" / "ntm" / "seed_0"
+    assert_same_tensors(weights(folder, "best"), weights(later, "last"))
+
+
 def test_evaluating_kinds_of_sequence(run_command, tmp_path, capsys):
     assert run_command("run_train", *SMALL, "sequences=96") == 0
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"

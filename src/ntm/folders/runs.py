@@ -368,7 +368,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         reason = one_line(error).split(". ")[0]
         raise ConfigurationError(f"checkpoint {path} is damaged: {reason}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise ConfigurationError(f"checkpoint {path} is not one of a run")
     return checkpoint
 
