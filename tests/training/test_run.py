@@ -58,8 +58,11 @@ def test_the_default_run_solves_copy_and_leaves_a_complete_folder(tmp_path):
     assert event_steps(folder, "val/wrong_bits_per_sequence") == steps
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("curriculum", [[], STAGED], ids=["none", "staged"])
+@pytest.mark.parametrize(
+    "curriculum",
+    [pytest.param([], marks=pytest.mark.soak), pytest.param(STAGED, marks=pytest.mark.slow)],
+    ids=["none", "staged"],
+)
 def test_a_killed_run_goes_on_to_the_same_bits(curriculum, tmp_path):
     overrides = [*SMALL, *DROPOUT, *curriculum]
     status, _, err = finish(tmp_path, "run_train", *overrides, "name=whole")
