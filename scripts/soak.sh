@@ -4,10 +4,10 @@ usage() {
   cat <<'END'
 scripts/soak.sh [pytest argument ...]
 
-Runs the trials of tests/test_soak.py: the same command twice and with worker processes, on every
-task; twenty stops at random moments by each of four signals; alone, in a sweep and side by side;
-five million time steps in the memory of the first; length 10,000 in 2 GB; a thousand runs compared.
-Half an hour on two cores. Arguments go to pytest:
+Runs the tests marked soak: the same command twice and with worker processes, on every task; twenty
+stops at random moments by each of four signals, ten kills of a sweep; alone, in a sweep and side by
+side; five million time steps in the memory of the first; length 10,000 in 2 GB; a thousand runs
+compared; sixty configurations, drawn. Half an hour on two cores. Arguments go to pytest:
 
   scripts/soak.sh -k stops
 
@@ -18,4 +18,4 @@ END
 case ${1-} in -h | --help) usage; exit 0 ;; esac
 here=$(readlink -f "${BASH_SOURCE[0]}" 2>/dev/null) || here=${BASH_SOURCE[0]} # it may be a link
 . "$(dirname "$here")/common.sh"
-cd "$root" && exec "$python" -m pytest -m soak -vs --durations=0 "$@" tests/test_soak.py
+cd "$root" && exec "$python" -m pytest -m soak -vs --durations=0 "$@"

@@ -56,6 +56,8 @@ def address(root: Path, script: Any) -> Iterator[str]:
         yield address
 
 
+TENSORBOARD = pytest.mark.xdist_group("tensorboard")
+"""What one worker runs, so that the runs are trained once."""
 AT_THE_END = ("test/", "_hparams_/", "evaluation/")
 """Beginnings of the tags that have one value."""
 
@@ -66,11 +68,13 @@ def metrics(root: Path, run: str) -> list[dict[str, str]]:
 
 
 @pytest.mark.slow
+@TENSORBOARD
 def test_every_seed_and_every_mean_is_shown(address, script):
     assert set(script.ask(address, "runs")) == RUNS | MEANS
 
 
 @pytest.mark.slow
+@TENSORBOARD
 def test_tags_are_equal_so_that_runs_overlay(address, script):
     tags = script.ask(address, "plugin/scalars/tags")
     seeds = {frozenset(tags[run]) for run in RUNS}
@@ -89,6 +93,7 @@ def test_tags_are_equal_so_that_runs_overlay(address, script):
 
 
 @pytest.mark.slow
+@TENSORBOARD
 def test_values_are_finite_and_steps_are_sequences(address, script):
     tags = script.ask(address, "plugin/scalars/tags")
     for run in RUNS | MEANS:
@@ -101,6 +106,7 @@ def test_values_are_finite_and_steps_are_sequences(address, script):
 
 
 @pytest.mark.slow
+@TENSORBOARD
 def test_means_are_those_of_the_seeds(address, script, root):
     for model in MODELS:
         for column in ("val/loss", "train/wrong_bits_per_sequence"):
@@ -120,6 +126,7 @@ def test_means_are_those_of_the_seeds(address, script, root):
 
 
 @pytest.mark.slow
+@TENSORBOARD
 def test_the_layout_has_a_margin_chart_a_metric_that_both_means_fill(address, script):
     layout = script.ask(address, "plugin/custom_scalars/layout")
     charts = [chart for category in layout["category"] for chart in category["chart"]]
@@ -138,6 +145,7 @@ def test_the_layout_has_a_margin_chart_a_metric_that_both_means_fill(address, sc
 
 
 @pytest.mark.slow
+@TENSORBOARD
 def test_the_script_checks_what_it_photographs(address, script, root):
     assert script.run_names(root) == RUNS | MEANS
     script.check(address, RUNS | MEANS)
@@ -152,11 +160,13 @@ def test_the_script_says_what_to_do_first(script, tmp_path):
 
 
 @pytest.mark.slow
+@TENSORBOARD
 def test_summaries_are_never_read_as_runs(root):
     assert {run.label for run in compare(root).runs} == RUNS
 
 
 @pytest.mark.slow
+@TENSORBOARD
 def test_an_open_tensorboard_sees_a_new_comparison(root):
     """The file is another one each time, and there is always exactly one."""
     (before,) = (root / "ntm" / "mean").iterdir()

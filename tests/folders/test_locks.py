@@ -282,6 +282,29 @@ def test_a_lock_that_says_nothing_is_judged_by_its_silence(text, tmp_path):
         pass
 
 
+@pytest.mark.parametrize("ahead", [3600, -3600], ids=["set back", "set on"])
+def test_a_clock_that_was_set_frees_no_held_folder_of_this_machine(ahead, tmp_path, other):
+    lock = tmp_path / ".lock.1"
+    os.utime(lock, (time.time() + ahead,) * 2)  # as the heartbeats of before are seen now
+    with pytest.raises(Held, match=rf"last heartbeat {max(0, -ahead) // 10}\d* s ago"):
+        Lock(tmp_path).__enter__()
+    other.kill()
+    other.communicate()
+    os.utime(lock, (time.time() + ahead,) * 2)
+    assert holder_of(tmp_path) is None
+    with Lock(tmp_path):
+        pass
+
+
+def test_of_another_machine_a_clock_set_back_only_lengthens_the_wait(tmp_path):
+    put(tmp_path, silence=-3600)
+    with pytest.raises(Held, match="last heartbeat 0 s ago"), Lock(tmp_path):
+        pass
+    put(tmp_path, silence=301)
+    with Lock(tmp_path):
+        pass
+
+
 def test_the_heart_beats(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "HEARTBEAT", 0.02)
     with Lock(tmp_path):

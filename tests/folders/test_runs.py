@@ -239,6 +239,7 @@ class TestForgetAfter:
         begun.forget_after(300)
         assert [step for _, step, _ in events(begun)] == [100, 200, 300]
         # What is left is whole: what is written next is found.
+        (path,) = begun.events()
         content = path.read_bytes()
         last_record(content)
 
@@ -268,6 +269,14 @@ class TestForgetAfter:
         assert [(tag, step) for tag, step, _ in events(begun)] == [
             (tag, step) for step in (100, 200, 300) for tag in tags
         ]
+
+    def test_files_keep_their_order_where_the_clock_was_set_back_between_them(self, begun):
+        for stamp, step in ((3000000000, 100), (2000000000, 200), (1000000000, 300)):
+            write_events(begun, (step,))
+            (new,) = (path for path in begun.events() if path.suffix != ".earlier")
+            new.rename(begun.path / f"events.out.tfevents.{stamp}.host.1.0")
+            begun.forget_after(1000)
+        assert [step for _, step, _ in events(begun)] == [100, 200, 300]
 
     def test_nothing_there(self, begun):
         begun.forget_after(100)

@@ -87,18 +87,24 @@ def test_single_precision_is_as_exact_as_the_reference(controller, sizes, read_f
     assert_single_agrees(net, random_inputs(sizes))
 
 
-@pytest.mark.slow
+MORE = pytest.mark.parametrize(
+    "count",
+    [pytest.param(40, marks=pytest.mark.slow), pytest.param(150, marks=pytest.mark.soak)],
+)
+
+
+@MORE
 @EVERY_CONTROLLER
-def test_more_of_the_grid_agrees(controller):
-    for turn, sizes in enumerate(drawn(150, "more")):
+def test_more_of_the_grid_agrees(controller, count):
+    for turn, sizes in enumerate(drawn(150, "more")[:count]):
         net = machine(sizes, controller, read_first=turn % 3 > 0).double()
         assert_double_agrees(net, random_inputs(sizes))
 
 
-@pytest.mark.slow
+@MORE
 @EVERY_CONTROLLER
-def test_more_of_the_grid_agrees_in_single_precision(controller):
-    for turn, sizes in enumerate(drawn(150, "more")):
+def test_more_of_the_grid_agrees_in_single_precision(controller, count):
+    for turn, sizes in enumerate(drawn(150, "more")[:count]):
         net = machine(sizes, controller, read_first=turn % 3 > 0)
         assert_single_agrees(net, random_inputs(sizes))
 

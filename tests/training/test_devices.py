@@ -24,6 +24,10 @@ UNEVEN = [*SMALL, "batch_size=15", "validate_every=90", "task.mixed_lengths=true
 UNEVEN += ["sequences=1080"]  # twelve validations
 
 
+TOGETHER = pytest.mark.xdist_group("two processes")
+"""What one worker runs, so that the whole run is trained once."""
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in two processes, never interrupted."""
@@ -37,6 +41,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@TOGETHER
 def test_two_processes_come_to_the_same_run_as_one(whole, run_command, tmp_path):
     assert run_command("run_train", *UNEVEN) == 0
     alone = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
@@ -75,6 +80,7 @@ def child_of(process: subprocess.Popen[str]) -> int:
 
 
 @pytest.mark.slow
+@TOGETHER
 def test_stopped_or_lost_processes_end_together_and_go_on_to_the_same_bits(whole, tmp_path):
     """SIGTERM to one process, Ctrl-C to all, one of them killed: three times in one run."""
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
@@ -136,6 +142,7 @@ def test_the_first_process_has_time_to_tell_before_it_is_killed():
 
 
 @pytest.mark.slow
+@TOGETHER
 def test_runs_of_a_sweep_use_several_devices_one_after_another(whole, tmp_path):
     status, out, err = finish(tmp_path, "run_train", "-m", *UNEVEN, *TWO, "seed=0,1")
     assert status == 0, err

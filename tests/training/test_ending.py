@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
+from faults import Faults, faults
 from runners import BESIDE, ROOT, SMALL, finish, start
-from written import result, rows
+from written import assert_same_tensors, checkpoint, result, rows, untimed
 
 
 class Enough(pl.Callback):
@@ -175,6 +181,104 @@ def test_a_terminal_that_lacks_letters_gets_others_for_them(encoding, tmp_path):
         told = done.stdout.decode(encoding) + done.stderr.decode(encoding)
         assert "seed_0" in told or "comparison" in told
     assert result(tmp_path / "outputs" / "copy" / "ntm" / "seed_0")["status"] == "finished"
+
+
+class Filler:
+    """A disk of 24 megabytes, which can be filled and emptied."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.path = place / "filler"
+
+    def fill(self) -> None:
+        with open(self.path, "ab", buffering=0) as file, suppress(OSError):
+            while file.write(b"\0" * 4096):
+                pass
+
+    def empty(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Filler]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("a small disk needs the right to mount one")
+    try:
+        yield Filler(place)
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("moment", ["on_train_start", "on_train_epoch_start", "on_test_start"])
+def test_a_disk_that_fills_up_ends_a_run_and_costs_what_was_not_written(
+    moment, disk, run_command, tmp_path, monkeypatch, capfd
+):
+    """Before the first validation, before the third, and before the closing evaluation."""
+    at, kept = {
+        "on_train_start": (0, 0), "on_train_epoch_start": (2, 2), "on_test_start": (5, 5),
+    }[moment]  # fmt: skip
+
+    def full(_: object, trainer: pl.Trainer, *__: object) -> None:
+        if trainer.current_epoch == at:
+            disk.fill()
+
+    assert run_command("run_train", *SMALL, "name=whole") == 0
+    folder = disk.place / "run"
+    asked = [*SMALL, f"folder={folder}", faults(tmp_path)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Faults, moment, full, raising=False)
+        capfd.readouterr()
+        assert run_command("run_train", *asked) == 1
+    err = capfd.readouterr().err
+    assert "Traceback" not in err
+    assert err.strip().splitlines()[-1].startswith("failed: ")
+    assert "No space left on device" in err.strip().splitlines()[-1]
+    assert result(folder)["status"] in ("running", "failed")  # there was no room to say so
+    for path in (folder / "checkpoints").iterdir():
+        assert path.suffix == ".ckpt"
+        assert torch.load(path, weights_only=True)["epoch"] < kept
+    assert (folder / "checkpoints" / "last.ckpt").exists() == (kept > 0)
+    disk.empty()
+    assert run_command("run_train", *asked) == 0
+    whole = tmp_path / "outputs" / "whole" / "ntm" / "seed_0"
+    assert untimed(folder) == untimed(whole)
+    for name in ("best", "last"):
+        one, other = checkpoint(folder, name), checkpoint(whole, name)
+        assert_same_tensors(one["state_dict"], other["state_dict"])
+    table = Path("eval/results.csv")
+    assert (folder / table).read_text() == (whole / table).read_text()
+
+
+def test_a_full_disk_costs_no_table_and_nothing_that_was_there(disk, run_command, capfd):
+    runs = disk.place / "runs"
+    run = runs / "ntm" / "seed_0"
+    assert run_command("run_train", *SMALL, "sequences=96", f"folder={run}") == 0
+    commands = {
+        "run_eval": [f"run={run}", "at=[3,5]", "sequences=4"],
+        "run_compare": [f"runs={runs}"],
+    }
+    assert run_command("run_compare", *commands["run_compare"]) == 0
+    disk.fill()
+    before = contents(disk.place)
+    for program, asked in commands.items():
+        capfd.readouterr()
+        assert run_command(program, *asked) == 1, program
+        out, err = capfd.readouterr()
+        assert "wrong bits" in out
+        assert "Traceback" not in err
+        assert "No space left on device" in err.strip().splitlines()[-1]
+        assert contents(disk.place) == before
+    disk.empty()
+    for program, asked in commands.items():
+        assert run_command(program, *asked) == 0, program
+    assert "\n5,drawn," in (run / "eval" / "results.csv").read_text()
 
 
 def test_a_run_in_a_thread_of_its_own_is_as_any(tmp_path, monkeypatch):

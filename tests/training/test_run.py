@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
 import time
@@ -57,8 +58,11 @@ def test_the_default_run_solves_copy_and_leaves_a_complete_folder(tmp_path):
     assert event_steps(folder, "val/wrong_bits_per_sequence") == steps
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("curriculum", [[], STAGED], ids=["none", "staged"])
+@pytest.mark.parametrize(
+    "curriculum",
+    [pytest.param([], marks=pytest.mark.soak), pytest.param(STAGED, marks=pytest.mark.slow)],
+    ids=["none", "staged"],
+)
 def test_a_killed_run_goes_on_to_the_same_bits(curriculum, tmp_path):
     overrides = [*SMALL, *DROPOUT, *curriculum]
     status, _, err = finish(tmp_path, "run_train", *overrides, "name=whole")
@@ -132,6 +136,49 @@ def test_in_another_precision_too_a_run_goes_on_to_the_same_bits(
     assert untimed(stopped) == untimed(whole)
     assert_same_tensors(checkpoint(whole, "last")["state_dict"],
                         checkpoint(stopped, "last")["state_dict"])  # fmt: skip
+
+
+DAY = 24 * 3600.0
+
+
+def test_a_clock_that_is_set_back_changes_no_number_and_no_order(
+    run_command, tmp_path, monkeypatch
+):
+    """By a day in the second interval, and by another before the run goes on."""
+    asked = [*SMALL, "callbacks.keep_every=96"]
+    assert run_command("run_train", *asked, "name=whole") == 0
+    now, back = time.time, [0.0]
+    monkeypatch.setattr(time, "time", lambda: now() - back[0])
+    monkeypatch.setattr(time, "time_ns", lambda: int(time.time() * 1e9))
+    folder = tmp_path / "outputs" / "stopped" / "ntm" / "seed_0"
+
+    def set_back(_: object, trainer: pl.Trainer, *__: object) -> None:
+        if trainer.current_epoch == 1:
+            back[0] = DAY
+
+    monkeypatch.setattr(Faults, "on_train_epoch_start", set_back)
+    monkeypatch.setattr(Faults, "on_train_epoch_end", _fails_after_two, raising=False)
+    assert run_command("run_train", *asked, "name=stopped", faults(tmp_path)) == 1
+    assert len(rows(folder)) == 2
+    oldest = folder / "checkpoints" / "seq_96.ckpt"
+    os.utime(oldest, (now() + DAY,) * 2)  # who went by the clock would take this one
+    back[0] = 2 * DAY
+    monkeypatch.delattr(Faults, "on_train_epoch_end")
+    (folder / "checkpoints" / "last.ckpt").unlink()
+    assert run_command("run_train", *asked, "name=stopped", faults(tmp_path)) == 0
+    whole = tmp_path / "outputs" / "whole" / "ntm" / "seed_0"
+    assert untimed(folder) == untimed(whole)
+    assert_same_tensors(
+        checkpoint(folder, "last")["state_dict"], checkpoint(whole, "last")["state_dict"]
+    )
+    assert "going on after 192 sequences" in (folder / "train.log").read_text()
+    seconds = [float(row["seconds"]) for row in rows(folder)]
+    assert seconds == sorted(seconds)
+    assert 0 < seconds[0] < seconds[-1] < DAY / 2
+    assert seconds[-1] <= result(folder)["seconds"] < DAY / 2
+    assert result(folder)["sequences_per_second"] > 0
+    assert event_steps(folder, "val/loss") == [96, 192, 288, 384, 480]
+    assert not list(folder.glob(".*"))
 
 
 def _fails_after_two(_: object, trainer: pl.Trainer, *__: object) -> None:
@@ -408,6 +455,26 @@ def test_evaluating_merges_rows_and_draws(run_command, tmp_path, capsys):
     assert "wrong bits" in capsys.readouterr().out
     names = {path.name for path in (folder / "figures").iterdir()}
     assert {"length_9_memory_40.png", "length_3_last.png", "inside_length_3_memory_40.png"} <= names
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_a_run_is_evaluated_in_the_precision_that_it_was_trained_in(
+    precision, run_command, tmp_path
+):
+    """Its own evaluation, which had the network as training left it, is found again to the bit."""
+    small = [*SMALL, "sequences=96", f"trainer.precision={precision}"]
+    assert run_command("run_train", *small) == 0
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    found = (folder / "eval" / "results.csv").read_text()
+    expected = {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
+    assert {weight.dtype for weight in ntm.load(folder).parameters()} == {expected}
+    assert run_command("run_eval", f"run={folder}", "sequences=4", "kinds=[drawn]") == 0
+    assert (folder / "eval" / "results.csv").read_text() == found
+    # A run that starts from it in its precision has its weights, not rounded ones.
+    slow = ["optimizer.lr=1e-300", "optimizer.algorithm.weight_decay=0", "name=from_it"]
+    assert run_command("run_train", *small, *slow, f"init_from={folder}") == 0
+    later = tmp_path / "outputs" / "from_it" / "ntm" / "seed_0"
+    assert_same_tensors(weights(folder, "best"), weights(later, "last"))
 
 
 def test_evaluating_kinds_of_sequence(run_command, tmp_path, capsys):

@@ -187,6 +187,10 @@ def test_help_says_what_can_be_set(tmp_path):
         assert word in out
 
 
+UNTOUCHED = pytest.mark.xdist_group("untouched")
+"""What one worker runs, so that these runs are trained once."""
+
+
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Runs of one process, which nobody disturbs."""
@@ -198,6 +202,7 @@ def untouched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
+@UNTOUCHED
 def test_one_fails_alone_and_the_same_command_mends_it(untouched, tmp_path):
     overrides = [*SMALL, faults(tmp_path)]
     (tmp_path / "fail_1").touch()
@@ -281,6 +286,7 @@ def test_a_held_run_is_left_to_its_holder(run_command, tmp_path, capfd):
 
 
 @pytest.mark.slow
+@UNTOUCHED
 def test_two_sweeps_at_once_train_each_run_once(untouched, tmp_path):
     overrides = [*SMALL, faults(tmp_path)]
     both = [begin(tmp_path, *overrides, SEEDS="0-2", JOBS="1") for _ in range(2)]
@@ -367,6 +373,7 @@ def test_runs_end_when_their_script_is_killed(tmp_path):
 
 
 @pytest.mark.slow
+@UNTOUCHED
 def test_a_full_disk_is_said_and_costs_one_interval(untouched, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", BESIDE)
     overrides = [*SMALL, faults(tmp_path)]
@@ -388,15 +395,22 @@ def test_a_full_disk_is_said_and_costs_one_interval(untouched, tmp_path, monkeyp
     assert_same_weights(tmp_path, untouched, 0)
 
 
-@pytest.mark.slow
-def test_ten_kills_at_random_moments_lose_nothing(untouched, tmp_path):
+@pytest.mark.parametrize(
+    ("kills", "seeds"),
+    [
+        pytest.param(3, 3, marks=[pytest.mark.slow, UNTOUCHED]),
+        pytest.param(10, 6, marks=pytest.mark.soak),
+    ],
+)
+def test_kills_at_random_moments_lose_nothing(kills, seeds, untouched, tmp_path):
     """One run, the script alone, and the whole process group, in turn."""
-    status, _, err = finish(untouched, "run_train", "-m", *SMALL, "seed=range(6)")
-    assert status == 0, err
+    if seeds > 3:
+        status, _, err = finish(untouched, "run_train", "-m", *SMALL, f"seed=range({seeds})")
+        assert status == 0, err
     drawn = random.Random(0)
-    variables = {"SEEDS": "0-5", "JOBS": "2"}
+    variables = {"SEEDS": f"0-{seeds - 1}", "JOBS": "2"}
     process = begin(tmp_path, *SMALL, **variables)
-    for number in range(10):
+    for number in range(kills):
         time.sleep(drawn.uniform(0, 14))
         kind = ("run", "script", "group")[number % 3]
         children = runs_of(process.pid)
@@ -413,7 +427,7 @@ def test_ten_kills_at_random_moments_lose_nothing(untouched, tmp_path):
     status, out, err = sweep(tmp_path, *SMALL, **variables)
     assert status == 0, err
     assert set(states(out).values()) <= {"finished", "resumed", "skipped"}
-    for seed in range(6):
+    for seed in range(seeds):
         assert result(tmp_path, seed)["status"] == "finished"
         assert_same_weights(tmp_path, untouched, seed)
         rows = run_folder(tmp_path, seed).metrics.read_text().splitlines()[1:]

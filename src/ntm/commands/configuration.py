@@ -177,6 +177,7 @@ ADDED = {
     "optimizer.give_up_after": 10,
     "curriculum.grow": None,
     "task.mix": 0.0,
+    "task.start_flag": False,
     "model.network.controller.forget_bias": 0.0,
     "model.penalty.free": 0.0,
 }
@@ -415,11 +416,13 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any) -> list[str]:
-    """Keys in which two configurations of a run differ, but for those that may."""
-    missing = object()
+    """Keys in which two configurations of a run differ, but for those that may.
+
+    A key that one of them does not have is as null: what earlier ones lack is not used.
+    """
     before, after = settings(old), settings(new)
     compared = sorted((before | after).keys() - (set(UNASKED) - before.keys()))
-    return [key for key in compared if before.get(key, missing) != after.get(key, missing)]
+    return [key for key in compared if before.get(key) != after.get(key)]
 
 
 def telling_apart(configs: Sequence[dict[str, Any]], keys: Iterable[str]) -> list[str]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ntm.comparison.grouping import Comparison, Group, band
-from ntm.folders.runs import writing
+from ntm.folders.runs import EVENTS, writing
 
 MEAN = "mean"
 """The folder beside a group's runs that holds its summary."""
@@ -33,9 +33,10 @@ def write_means(comparison: Comparison, elsewhere: Path | None = None) -> None:
     """
     for group in comparison.groups:
         folder = means_folder(comparison, group, elsewhere)
-        before = list(folder.glob("events.out.tfevents.*"))
-        # A new name: a TensorBoard that is open would go on reading the old file.
-        path = folder / f"events.out.tfevents.{time.time_ns()}.{MEAN}"
+        before = list(folder.glob(f"{EVENTS}*"))
+        # A new and later name: a TensorBoard that is open would go on reading the old file.
+        stamps = [int(stamp) for old in before if (stamp := old.name.split(".")[3]).isdigit()]
+        path = folder / f"{EVENTS}{max(time.time_ns(), *(at + 1 for at in stamps), 0)}.{MEAN}"
         with writing(path) as part:
             _write_events(part, group, comparison.curves)
         for old in before:

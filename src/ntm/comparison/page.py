@@ -243,6 +243,7 @@ const logBox = document.getElementById("log"), seedsBox = document.getElementByI
 const TICKS = [0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100,
   200, 500, 1000, 2000, 5000, 10000];
 
+const NUMBER = new Intl.NumberFormat("en");  // made once: one a number takes longer than the chart
 const BUTTONS = [["zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "autoScale2d", "toImage"]];
 
 // Some metrics reach 0, which a logarithm does not: below the bound the axis is linear.
@@ -270,12 +271,27 @@ function heatLayout(chart) {
     yaxis: {title: {text: chart.y}, type: "category"}, margin: {l: 64, r: 16, t: 44, b: 48}};
 }
 
+// Every line of its own has its price: thin ones that look alike are one, with gaps.
+function join(found, alike, trace) {
+  const key = JSON.stringify([trace.mode, trace.line, trace.marker]);
+  const first = alike.get(key);
+  if (first === undefined) {
+    alike.set(key, trace);
+    found.push(trace);
+    return;
+  }
+  for (const part of ["x", "y", "text"]) {
+    first[part].push(null);
+    for (const one of trace[part]) first[part].push(one);
+  }
+}
+
 function traces(chart, shown) {
-  const found = [];
-  const least = Math.min(...chart.lines.flatMap(l => l.y.filter(y => y > 0)));
+  const found = [], alike = new Map();
+  const least = Math.min(...chart.lines.map(l => Math.min(...l.y.filter(y => y > 0))));
   const low = y => logBox.checked && chart.scale === "log" ? Math.max(y, least / 2) : y;
   for (const line of chart.lines) {
-    const visible = shown.has(line.key);
+    if (!shown.has(line.key)) continue;
     if (line.lower) {
       const at = line.x.map((x, i) => i).filter(i => line.lower[i] !== null);
       const back = [...at].reverse();
@@ -284,14 +300,15 @@ function traces(chart, shown) {
         y: [...at.map(i => place(low(line.lower[i]), chart)),
             ...back.map(i => place(line.upper[i], chart))],
         fill: "toself", fillcolor: line.colour + "2e", line: {width: 0}, mode: "lines",
-        hoverinfo: "skip", visible,
+        hoverinfo: "skip",
       });
     }
+    const add = trace => line.thick ? found.push(trace) : join(found, alike, trace);
     const few = line.x.length <= 12;
-    const text = i => `<b>${line.name}</b><br>${chart.x}: ${line.x[i].toLocaleString("en")}`
+    const text = i => `<b>${line.name}</b><br>${chart.x}: ${NUMBER.format(line.x[i])}`
       + `<br>${chart.y}: ${line.y[i] === null ? "" : Number(line.y[i].toPrecision(4))}`;
-    const stretch = (at, width) => found.push({
-      x: at.map(i => line.x[i]), y: at.map(i => place(line.y[i], chart)), visible,
+    const stretch = (at, width) => add({
+      x: at.map(i => line.x[i]), y: at.map(i => place(line.y[i], chart)),
       mode: few ? "lines+markers" : "lines",
       line: {color: line.colour, dash: line.dash, width},
       marker: {size: line.thick ? 6 : 4}, opacity: line.thick ? 1 : 0.55,
@@ -301,8 +318,8 @@ function traces(chart, shown) {
     stretch(all.filter(i => line.x[i] <= end), line.thick ? 2.5 : 1);
     if (line.thinFrom !== null) stretch(all.filter(i => line.x[i] >= end), 1.2);
     if (line.brokenOff) {
-      found.push({
-        x: line.x.slice(-1), y: line.y.slice(-1).map(y => place(y, chart)), visible,
+      add({
+        x: line.x.slice(-1), y: line.y.slice(-1).map(y => place(y, chart)),
         mode: "markers", marker: {symbol: "x", size: 9, color: line.colour},
         hoverinfo: "text", text: [`<b>${line.name}</b><br>unfinished`],
       });

@@ -43,6 +43,8 @@ BEGINNING, END = (
     "...\n",
 )
 """Of config.yaml, since it says so."""
+EVENTS = "events.out.tfevents."
+"""Before the time in the name of one of TensorBoard's files."""
 SKIP, RESUME, START, OVER = "skip", "resume", "start", "start over"
 
 
@@ -218,8 +220,8 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
     def events(self) -> list[Path]:
-        """TensorBoard's files."""
-        return sorted(self.path.glob("events.out.tfevents.*"))
+        """TensorBoard's files, in the order in which they were written."""
+        return sorted(self.path.glob(f"{EVENTS}*"))
 
     def kept(self) -> list[Path]:
         """Checkpoints that were asked to be kept, the oldest first."""
@@ -230,8 +232,10 @@ class RunFolder:
         if self.metrics.is_file():
             rows = read_rows(self.metrics)
             write_rows(self.metrics, [row for row in rows if int(row["sequences"]) <= sequences])
-        for path in self.events():
+        for number, path in enumerate(self.events()):
             _trim_events(path, sequences)
+            # TensorBoard reads by name, and a clock may have been set back since.
+            path.rename(path.with_name(f"{EVENTS}{number:010}.earlier"))
         for path in self.kept():
             if kept_at(path) > sequences:
                 path.unlink()
@@ -368,7 +372,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         reason = one_line(error).split(". ")[0]
         raise ConfigurationError(f"checkpoint {path} is damaged: {reason}") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("state_dict"), dict):
         raise ConfigurationError(f"checkpoint {path} is not one of a run")
     return checkpoint
 

@@ -81,10 +81,6 @@ def prepare(config: DictConfig) -> Run:
         input_size=task.input_size,
         output_size=task.output_size,
     )
-    if config.init_from is not None:
-        other = RunFolder.existing(config.init_from, "init_from")
-        best = other.checkpoint("best")
-        load_weights(network, load_checkpoint(best), best)
     learner = _learner(network, config)
     folder = RunFolder(config.folder)
     data = SequenceData(
@@ -109,6 +105,10 @@ def prepare(config: DictConfig) -> Run:
     check_devices(trainer, config)
     if precision_of(trainer) is torch.float64:
         learner.double()  # Lightning does it after it has loaded a checkpoint, which rounds it
+    if config.init_from is not None:
+        other = RunFolder.existing(config.init_from, "init_from")
+        best = other.checkpoint("best")
+        load_weights(network, load_checkpoint(best), best)
     config = config.copy()
     # As found out: what another default would mean tomorrow changes no run of today.
     config.evaluation.at = evaluation_points(task, config.evaluation.at, "evaluation.at")

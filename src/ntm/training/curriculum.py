@@ -111,7 +111,14 @@ class Curriculum:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict`."""
         self._began = state["began"]
-        self._ended = [dict(stage) for stage in state["ended"]]
+        self._ended = [self._named(stage) for stage in state["ended"]]
+
+    def _named(self, stage: dict[str, Any]) -> dict[str, Any]:
+        """A stage of before names no number, and has one."""
+        if "range" not in stage:
+            return dict(stage)
+        others = {key: value for key, value in stage.items() if key != "range"}
+        return {"ranges": {self.numbers[0]: stage["range"]}, **others}
 
     def _record(self, sequences: int, score: float) -> dict[str, Any]:
         return {

@@ -1,4 +1,7 @@
-"""A trained run at any points and memory size: its table and its pictures."""
+"""A trained run at any points and memory size: its table and its pictures.
+
+In the precision of its weights: a run of ``trainer.precision=64-true`` is evaluated in double.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import torch
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from ntm import accelerators
 from ntm.commands.command import DONE, FAILED
@@ -34,9 +37,12 @@ from ntm.tasks.kinds import DRAWN
 from ntm.views import figures
 from ntm.views.probing import Answer, evaluate, inside, point_inside, point_name
 
+PRECISIONS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+"""What a run's weights can be of: those of the Trainer's ``-true``."""
+
 
 def load(run: str | Path, checkpoint: str = "best", allow: Collection[str] = ()) -> nn.Module:
-    """A trained network from its run folder, ready to be used.
+    """A trained network from its run folder, ready to be used, in the precision of its weights.
 
     Args:
         run: The folder, ``outputs/<name>/<model>/seed_<seed>``, or a checkpoint inside it.
@@ -76,30 +82,41 @@ def restore(
         input_size=task.input_size,
         output_size=task.output_size,
     )
+    network.to(_precision_of(weights))
     load_weights(network, weights, folder.checkpoint(checkpoint))
     return task, network.eval()
 
 
+def _precision_of(checkpoint: dict[str, Any]) -> torch.dtype:
+    """That of a network's weights, all of which are of one."""
+    found = [getattr(value, "dtype", None) for value in _weights(checkpoint).values()]
+    return next((dtype for dtype in found if dtype in PRECISIONS), torch.float32)
+
+
 def load_weights(network: nn.Module, checkpoint: dict[str, Any], path: Path) -> None:
-    """Put a checkpoint's weights into a network.
+    """Put a checkpoint's weights into a network, in the network's own precision.
 
     Raises:
         ConfigurationError: The weights are those of another network.
 
     """
-    prefix = "network."
-    weights = {
-        name.removeprefix(prefix): value
-        for name, value in checkpoint["state_dict"].items()
-        if name.startswith(prefix)
-    }
     try:
-        network.load_state_dict(weights)
+        network.load_state_dict(_weights(checkpoint))
     except RuntimeError as error:
         reason = " ".join(one_line(error).split()[:40])
         raise ConfigurationError(
             f"checkpoint {path} is of another network than {type(network).__name__}: {reason}"
         ) from error
+
+
+def _weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """Those of the network, by the names that it has for them."""
+    prefix = "network."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in checkpoint["state_dict"].items()
+        if name.startswith(prefix)
+    }
 
 
 def evaluate_run(config: DictConfig) -> list[dict[str, Any]]:
@@ -212,7 +229,8 @@ def evaluate_job(config: DictConfig) -> int:
 
 def _device(network: nn.Module, accelerator: str) -> torch.device:
     """The device that Lightning takes for the name of an accelerator; of auto, the fastest."""
-    accelerator, why = accelerators.choose(network, accelerator, torch.float32, "accelerator")
+    dtype = next(network.parameters()).dtype
+    accelerator, why = accelerators.choose(network, accelerator, dtype, "accelerator")
     if why is not None:
         print(why, file=sys.stderr)
     from pytorch_lightning import Trainer

@@ -194,5 +194,5 @@ def _run(network: nn.Module, batch: Batch) -> Tensor:
     state, logits = None, []
     for inputs in batch.inputs.split(STEPS_AT_ONCE):
         part, state = network(inputs.to(like), state)
-        logits.append(part.float().cpu())
+        logits.append(part.cpu())
     return torch.cat(logits)
