@@ -1020,17 +1020,6 @@ def test_state_of_another_machine_is_refused(change, engine):
         net(random_inputs(), state)
 
 
-@pytest.mark.parametrize(
-    ("given", "got"), [((1, 2), "tuple of 2"), ([1], "list of 1"), (3.0, "float")]
-)
-def test_what_is_no_state_is_refused(given, got):
-    with pytest.raises(ValueError) as refusal:  # noqa: PT011
-        network()(random_inputs(), given)
-    assert str(refusal.value) == (
-        f"state must be an NTMState or a tuple (memory, weightings, reads, controller), got {got}"
-    )
-
-
 def test_state_of_another_batch_is_refused():
     net = network()
     with pytest.raises(ValueError, match=r"^state's memory must .*\(2, 6, 3\), got \(3, 6, 3\)$"):
