@@ -1020,6 +1020,15 @@ def test_state_of_another_machine_is_refused(change, engine):
         net(random_inputs(), state)
 
 
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+def test_a_controllers_state_has_two_parts(engine, parts):
+    net = network(engine=engine)
+    state = net.initial_state(B)
+    with pytest.raises(ValueError, match=r"argument 2 is (shorter|longer)"):
+        net(random_inputs(), state._replace(controller=(state.controller * 2)[:parts]))
+
+
 def test_state_of_another_batch_is_refused():
     net = network()
     with pytest.raises(ValueError, match=r"^state's memory must .*\(2, 6, 3\), got \(3, 6, 3\)$"):
