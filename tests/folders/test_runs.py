@@ -536,7 +536,6 @@ class TestCheckpoints:
             load_checkpoint(begun.last)
         reason = str(caught.value).removeprefix(f"checkpoint {begun.last} is damaged: ")
         assert len(reason.split()) > 2 or damage == "empty"
-        assert ". " not in reason  # one sentence of torch's
         assert "\n" not in reason
 
     def test_a_changed_part_is_named(self, begun):
@@ -562,7 +561,8 @@ class TestCheckpoints:
                 return (open, (str(tmp_path / "evil"), "w"))
 
         torch.save({"state_dict": Evil()}, begun.last)
-        with pytest.raises(ConfigurationError):
+        said = re.escape(f"checkpoint {begun.last} is damaged: ")
+        with pytest.raises(ConfigurationError, match=rf"^{said}[^.]+$"):  # one sentence of torch's
             load_checkpoint(begun.last)
         assert not (tmp_path / "evil").exists()
 

@@ -565,9 +565,13 @@ def test_a_state_goes_on_whatever_it_went_through(way, engine):
     assert type(after) is type(end)
 
 
-@pytest.mark.parametrize(("given", "got"), [((1, 2), "tuple of 2"), (3.0, "float"), ([], "list")])
+@pytest.mark.parametrize(
+    ("given", "got"), [((1, 2), "tuple of 2"), (3.0, "float"), ([], "list of 0")]
+)
 def test_what_is_no_state_is_refused(given, got):
-    with pytest.raises(ValueError, match=rf"^state must be an NTMState or a tuple .*, got {got}"):
+    parts = r"\(memory, weightings, reads, controller\)"
+    said = rf"^state must be an NTMState or a tuple {parts}, got {got}$"
+    with pytest.raises(ValueError, match=said):
         network()(inputs(), given)
 
 

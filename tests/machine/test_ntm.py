@@ -1020,15 +1020,13 @@ def test_state_of_another_machine_is_refused(change, engine):
         net(random_inputs(), state)
 
 
-@pytest.mark.parametrize(
-    ("given", "got"), [((1, 2), "tuple of 2"), ([1], "list of 1"), (3.0, "float")]
-)
-def test_what_is_no_state_is_refused(given, got):
-    with pytest.raises(ValueError) as refusal:  # noqa: PT011
-        network()(random_inputs(), given)
-    assert str(refusal.value) == (
-        f"state must be an NTMState or a tuple (memory, weightings, reads, controller), got {got}"
-    )
+@pytest.mark.parametrize("parts", [1, 3])
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+def test_a_controllers_state_has_two_parts(engine, parts):
+    net = network(engine=engine)
+    state = net.initial_state(B)
+    with pytest.raises(ValueError, match=r"argument 2 is (shorter|longer)"):
+        net(random_inputs(), state._replace(controller=(state.controller * 2)[:parts]))
 
 
 def test_state_of_another_batch_is_refused():
