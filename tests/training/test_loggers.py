@@ -90,6 +90,7 @@ def test_weights_and_biases(run_command, tmp_path, monkeypatch):
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is None, reason="mlflow is not installed")
 def test_mlflow(run_command, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database needs more than its client
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # afterwards as before: MLflow sets it
     target = "pytorch_lightning.loggers.MLFlowLogger"
     place = f"'file:{tmp_path}/beside'"
     assert run_command("run_train", *with_logger(target, tracking_uri=place)) == 0
