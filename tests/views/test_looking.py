@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from runners import SMALL, run_here
 
+from ntm import NTM
 from ntm.tasks.task import Batch
 from ntm.views.animations import Moment, at_work, draw_learned, learning
+from ntm.views.described import describe
 from ntm.views.probing import Answer, Inside
 
 
@@ -118,10 +122,17 @@ def test_a_strangers_folder_is_not_built(run_command, trained, capsys):
         (folder / "config.yaml").write_text(config)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_weights_are_described_as_they_are(dtype):
+    network = NTM(4, 3, memory_size=5, word_size=2).to(dtype)
+    told = describe(network)["emit"]["weight"]
+    values = np.frombuffer(base64.b64decode(told["data"]), f"<f{told['bytes']}")
+    assert told["shape"] == list(network.emit.weight.shape)
+    assert values.tolist() == network.emit.weight.flatten().tolist()
+
+
 def an_inside(steps: int) -> tuple[Inside, Batch]:
     """One head of each sort that goes from location 0 to the right, one location a step."""
-    import torch
-
     at = np.eye(steps)[:, None, :]
     inside = Inside(
         inputs=np.zeros((steps, 2)),

@@ -82,12 +82,12 @@ def _linear(layer: nn.Module) -> dict[str, Any]:
 
 def _numbers(values: Tensor) -> dict[str, Any]:
     """A tensor's shape, and its elements in their order as little-endian bytes in base 64."""
-    array = values.detach().cpu().contiguous().numpy()
-    short = array.dtype.itemsize <= 4
-    content = array.astype("<f4" if short else "<f8").tobytes()
+    size = 8 if values.dtype == torch.float64 else 4
+    array = values.detach().cpu().to(torch.float64).numpy()  # NumPy has no bfloat16
+    content = array.astype(f"<f{size}").tobytes()
     return {
         "shape": list(array.shape),
-        "bytes": 4 if short else 8,
+        "bytes": size,
         "data": base64.b64encode(content).decode(),
     }
 
