@@ -167,7 +167,7 @@ def test_heads_at_work_move_as_they_did():
 
 
 def test_a_long_sequence_has_fewer_frames():
-    assert len(frames(at_work(*an_inside(500), ""))) <= 240
+    assert len(frames(at_work(*an_inside(250), ""))) == 125
 
 
 def an_answer(wrong: int) -> Answer:

@@ -180,8 +180,13 @@ ADDED = {
     "task.start_flag": False,
     "model.network.controller.forget_bias": 0.0,
     "model.penalty.free": 0.0,
+    "model.penalty": None,
+    "model.network.segment": None,
+    "trainer.limit_val_batches": None,
+    "trainer.limit_test_batches": None,
+    "trainer.max_time": None,
 }
-"""Keys that earlier configurations had by another name, or did not have, as they then were."""
+"""Keys that not all configurations have, earlier ones or those of today, as they are where not."""
 UNASKED = ("evaluation.kinds",)
 """Keys that earlier configurations did not have, and that are nothing to them."""
 
@@ -416,13 +421,11 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def differences(old: Any, new: Any) -> list[str]:
-    """Keys in which two configurations of a run differ, but for those that may.
-
-    A key that one of them does not have is as null: what earlier ones lack is not used.
-    """
+    """Keys in which two configurations of a run differ, but for those that may."""
+    missing = object()
     before, after = settings(old), settings(new)
     compared = sorted((before | after).keys() - (set(UNASKED) - before.keys()))
-    return [key for key in compared if before.get(key) != after.get(key)]
+    return [key for key in compared if before.get(key, missing) != after.get(key, missing)]
 
 
 def telling_apart(configs: Sequence[dict[str, Any]], keys: Iterable[str]) -> list[str]:

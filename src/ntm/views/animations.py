@@ -73,8 +73,7 @@ class _AtWork:
             if place == 2:
                 wrong = mask[:, None] & ((inside.outputs > 0.5) != (target > 0.5))
                 axis.plot(*np.nonzero(wrong), "x", color=COLOURS[1], ms=5)
-        width = np.arange(len(self.places))
-        self.writing = self._bars(grid[3], "write\nheads", width, COLOURS[1])
+        self.writing = self._bars(grid[3], "write\nheads", COLOURS[1])
         words = self.figure.add_subplot(grid[4])
         high = max(float(np.abs(inside.memory).max()), 1e-6)
         empty = np.zeros((inside.memory.shape[2], len(self.places)))
@@ -83,16 +82,18 @@ class _AtWork:
         words.set_ylabel("memory", rotation=0, ha="right", va="center")
         words.set_xticks([])
         words.set_yticks([])
-        self.reading = self._bars(grid[5], "read\nheads", width, COLOURS[0])
-        self.reading[0].axes.invert_yaxis()
+        self.reading = self._bars(grid[5], "read\nheads", COLOURS[0])
+        below = self.reading.axes
+        below.invert_yaxis()
         marks = np.unique(np.linspace(0, len(self.places) - 1, 9).astype(int))
-        self.reading[0].axes.set_xticks(marks, [str(self.places[mark]) for mark in marks])
-        self.reading[0].axes.set_xlabel("location", labelpad=1)
+        below.set_xticks(marks, [str(self.places[mark]) for mark in marks])
+        below.set_xlabel("location", labelpad=1)
 
-    def _bars(self, place, name: str, width: np.ndarray, colour: str):  # type: ignore[no-untyped-def]
+    def _bars(self, place, name: str, colour: str):  # type: ignore[no-untyped-def]
         axis = self.figure.add_subplot(place)
-        bars = axis.bar(width, np.zeros(len(width)), width=0.9, color=colour)
-        axis.set_xlim(-0.5, len(width) - 0.5)
+        count = len(self.places)
+        bars = axis.stairs(np.zeros(count), np.arange(count + 1) - 0.5, fill=True, color=colour)
+        axis.set_xlim(-0.5, count - 0.5)
         axis.set_ylim(0, 1)
         axis.set_yticks([])
         axis.set_xticks([])
@@ -108,8 +109,7 @@ class _AtWork:
             (self.writing, self.inside.write_weightings),
             (self.reading, self.inside.read_weightings),
         ):
-            for bar, weight in zip(bars, weightings[step].max(0)[self.places], strict=True):
-                bar.set_height(weight)
+            bars.set_data(weightings[step].max(0)[self.places])
         return image_array(self.figure)
 
 
