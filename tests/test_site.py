@@ -136,7 +136,8 @@ def test_a_broken_link_in_markdown_is_found(tmp_path, page, target):
     for file in (*ROOT.glob("*.md"), ROOT / "LICENSE"):
         shutil.copy(file, tmp_path)
     shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("_build"))
-    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    for folder in ("configs", "notebooks"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     places = (*tmp_path.glob("*.md"), tmp_path / "docs")
     assert check_links(*places)[0] == 0
     target = target.format(docs="" if "/" in page else "docs/")
