@@ -125,6 +125,15 @@ def written(folder: Path, task: Task, point, networks: dict[str, nn.Module], kin
     return path
 
 
+def wait_until(tab, condition: str) -> None:
+    """As Playwright's own, which would need the page to allow `eval`."""
+    for _ in range(600):
+        if tab.evaluate(condition):
+            return
+        tab.wait_for_timeout(50)
+    raise AssertionError(f"{condition} never came")
+
+
 def nested(values):
     """Arrays of numbers as a browser hands them over, typed or not."""
     return np.array(values, float)
@@ -260,7 +269,7 @@ def test_it_steps_scrubs_plays_and_links(opened, tmp_path):
     tab.locator("#speed").select_option("20")
     tab.locator("h1").click()
     tab.keyboard.press("Space")
-    tab.wait_for_function("step === T - 1 && playing === null")
+    wait_until(tab, "step === T - 1 && playing === null")
     tab.locator("#speed").select_option("1")
     tab.locator("#play").click()
     assert tab.locator("#play").inner_text() == "Pause"
@@ -350,7 +359,7 @@ def test_a_bit_is_set_by_a_click_and_by_its_box(opened, tmp_path):
     chart = tab.locator(".timeline .nsewdrag").first
     box = chart.bounding_box()
     tab.mouse.click(box["x"] + box["width"] * 2.5 / 9, box["y"] + box["height"] * 0.5 / 4)
-    tab.wait_for_function("step === 2")
+    wait_until(tab, "step === 2")
     assert tab.evaluate("inputs[2][0] + targets[7][0]") != 2 * tab.evaluate("page.bits[6]")
     assert not tab.locator("#channels input").nth(3).is_enabled()  # the delimiter is not free
     link = tab.url
