@@ -27,6 +27,7 @@ SMALL = [
     "evaluation.kinds=[drawn]",
     "evaluation.sequences=4",
     "callbacks.pictures_every=null",
+    "callbacks.figures=false",
 ]
 """A run of five validations in about two seconds."""
 

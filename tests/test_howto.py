@@ -19,7 +19,7 @@ OWN = ("controller", "model")
 """Pages with files of the reader's own, without which their commands mean nothing."""
 FEW = [
     "sequences=16", "validate_every=16", "evaluation.at=[3]", "evaluation.kinds=[drawn]",
-    "evaluation.sequences=2", "callbacks.pictures_every=null",
+    "evaluation.sequences=2", "callbacks.pictures_every=null", "callbacks.figures=false",
 ]  # fmt: skip
 ALONE = """
 import sys, torch

@@ -21,7 +21,7 @@ def paper(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return importlib.import_module("paper")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_all_of_it_is_five_tasks_three_models_and_five_seeds_of_the_machine(tmp_path):
     status, out, err = run(tmp_path, "--dry-run")
     assert status == 0, err

@@ -30,18 +30,23 @@ def test_an_unknown_row_is_refused_before_anything_starts(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_rows_are_run_and_written(tmp_path):
+@pytest.mark.parametrize(
+    ("names", "seeds"),
+    [
+        pytest.param("feedforward", "0", marks=pytest.mark.slow),
+        pytest.param("default feedforward", "0,1", marks=pytest.mark.soak),
+    ],
+)
+def test_rows_are_run_and_written(names, seeds, tmp_path):
     small = ["model.network.memory_size=16", "sequences=64", "validate_every=32", "batch_size=32"]
     asked = [*small, "task.max_length=3", "evaluation.at=[20,120]", "evaluation.sequences=2"]
-    status, _, err = run(tmp_path, *asked, ROWS="default feedforward", SEEDS="0,1")
+    status, _, err = run(tmp_path, *asked, ROWS=names, SEEDS=seeds)
     assert "must say why there is a seed without success" in err
     assert status == 1
     with open(tmp_path / "docs" / "results" / "robustness" / "runs.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["row"], row["seed"]) for row in rows] == [
-        ("default", "0"), ("default", "1"), ("feedforward", "0"), ("feedforward", "1"),
-    ]  # fmt: skip
+    expected = [(name, seed) for name in names.split() for seed in seeds.split(",")]
+    assert [(row["row"], row["seed"]) for row in rows] == expected
     assert {row["kinds"] for row in rows} == {"9"}
     assert (tmp_path / "outputs" / "robustness_feedforward" / "ntm_feedforward").is_dir()
 

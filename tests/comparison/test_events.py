@@ -39,7 +39,7 @@ def script() -> Any:
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seeds of two models, trained and compared."""
     folder = tmp_path_factory.mktemp("runs")
-    quick = ["trainer.enable_model_summary=false", "callbacks.pictures_every=null"]
+    quick = ["callbacks.pictures_every=null", "callbacks.figures=false"]
     sizes = ["task.max_length=3", "batch_size=16", "validate_every=16", "sequences=48"]
     short = ["evaluation.at=[3]", "evaluation.sequences=4"]
     sweep = ["-m", "model=ntm,lstm", "seed=0,1"]

@@ -878,7 +878,7 @@ print(float(net.emit.weight.grad.abs().sum()) >= 0)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_it_runs_where_no_cache_can_be_written(tmp_path):
     place = tmp_path / "a file, not a folder"
     place.write_text("")
@@ -917,7 +917,7 @@ def test_a_helper_compiles_the_way_back_and_keeps_it(tmp_path):
     assert "step_backward" in kept.name
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_it_compiles_where_no_helper_can_start(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; sys.executable = '/nowhere'\n{PROGRAM}"],

@@ -525,7 +525,7 @@ def wrong_bits(net: NTM, task: Copy) -> float:
 
 
 @pytest.mark.parametrize(
-    "engine", ["reference", "fused", pytest.param("compiled", marks=pytest.mark.slow)]
+    "engine", ["reference", "fused", pytest.param("compiled", marks=pytest.mark.soak)]
 )
 def test_training_reaches_the_solved_state_and_goes_over_to_another_engine(engine):
     net, wrong = solve(engine, 3000)

@@ -141,8 +141,7 @@ def test_the_first_process_has_time_to_tell_before_it_is_killed():
     assert done.returncode == -signal.SIGKILL
 
 
-@pytest.mark.slow
-@TOGETHER
+@pytest.mark.soak
 def test_runs_of_a_sweep_use_several_devices_one_after_another(whole, tmp_path):
     status, out, err = finish(tmp_path, "run_train", "-m", *UNEVEN, *TWO, "seed=0,1")
     assert status == 0, err

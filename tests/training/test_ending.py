@@ -161,8 +161,13 @@ def test_head_reads_a_line_of_every_command(tmp_path):
         assert "BrokenPipe" not in (tmp_path / "err").read_text(), command
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+@pytest.mark.parametrize(
+    "encoding",
+    [
+        pytest.param("ascii", marks=pytest.mark.slow),
+        *(pytest.param(one, marks=pytest.mark.soak) for one in ("latin-1", "cp1252")),
+    ],
+)
 def test_a_terminal_that_lacks_letters_gets_others_for_them(encoding, tmp_path):
     environment = os.environ | {"PYTHONIOENCODING": f"{encoding}:strict", "PYTHONPATH": BESIDE}
     for command in (

@@ -8,7 +8,10 @@ from written import result, rows
 from ntm.commands.configuration import build
 from ntm.folders.runs import RunFolder
 
-QUICK = ["callbacks.pictures_every=null", "evaluation.sequences=20", "validate_every=1000"]
+QUICK = [
+    "callbacks.pictures_every=null", "callbacks.figures=false", "evaluation.sequences=20",
+    "validate_every=1000",
+]  # fmt: skip
 SMALL: dict[str, tuple[list[str], float]] = {
     "copy": (["task.max_length=10", "optimizer.decay=none", "sequences=7000"], 0.5),
     "repeat_copy": (

@@ -326,18 +326,13 @@ def test_a_server_that_cannot_be_reached_at_the_beginning_is_refused(
 
 
 @pytest.mark.parametrize("package", ["wandb", "mlflow"])
-def test_a_service_that_is_not_installed_names_its_install(package, tmp_path):
-    code = (
-        "import sys, runpy\n"
-        f"sys.modules[{package!r}] = None  # as where it is not installed\n"
-        f"sys.argv = ['run_train.py', 'logger={package}']\n"
-        f"runpy.run_path({str(ROOT / 'run_train.py')!r}, run_name='__main__')\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
-    )
-    assert done.returncode == 2, done.stderr
-    assert done.stderr.count("\n") == 1
-    assert f"logger.{package}" in done.stderr
-    assert f"pip install -e '.[{package}]'" in done.stderr
+def test_a_service_that_is_not_installed_names_its_install(
+    package, run_command, monkeypatch, tmp_path, capfd
+):
+    monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    assert run_command("run_train", f"logger={package}") == 2
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert f"logger.{package}" in err
+    assert f"pip install -e '.[{package}]'" in err
     assert list(tmp_path.iterdir()) == []

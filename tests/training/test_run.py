@@ -8,12 +8,13 @@ import os
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 from faults import Faults, faults
-from runners import SMALL, finish, start
+from runners import SMALL, finish, run_here, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from written import assert_same_tensors, checkpoint, event_steps, result, rows, untimed, weights
 
@@ -94,13 +95,23 @@ def test_a_killed_run_goes_on_to_the_same_bits(curriculum, tmp_path):
     assert same == {key: value for key, value in result(killed).items() if key not in timeless}
 
 
+@pytest.fixture(scope="module", params=[("192", "seq_384"), ("null", "best")], ids=str)
+def keeping(request, tmp_path_factory) -> tuple[str, str, Path]:
+    """What a run keeps, from where it would go on without its last checkpoint, and its folder."""
+    kept, goes_on = request.param
+    place = tmp_path_factory.mktemp("keeping")
+    with pytest.MonkeyPatch.context() as patch:
+        assert run_here(patch, place, "run_train", *SMALL, f"callbacks.keep_every={kept}") == 0
+    return kept, goes_on, place / "outputs"
+
+
 @pytest.mark.parametrize("harm", ["missing", "cut", "flipped"])
-@pytest.mark.parametrize(("kept", "goes_on"), [("192", "seq_384"), ("null", "best")])
 def test_the_next_older_checkpoint_takes_the_place_of_a_damaged_one(
-    harm, kept, goes_on, run_command, tmp_path, capfd
+    harm, keeping, run_command, tmp_path, capfd
 ):
+    kept, goes_on, outputs = keeping
+    shutil.copytree(outputs, tmp_path / "outputs")
     asked = [*SMALL, f"callbacks.keep_every={kept}"]
-    assert run_command("run_train", *asked) == 0
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
     whole, before = untimed(folder), checkpoint(folder, "last")
     last = folder / "checkpoints" / "last.ckpt"
@@ -315,9 +326,11 @@ def test_seeds_differ_and_seed_zero_repeats(run_command, tmp_path):
 )
 def test_settings_train_to_a_finished_run(overrides, run_command, tmp_path):
     small = [o for o in SMALL if "lstm" not in overrides[0] or not o.startswith("model.network")]
-    assert run_command("run_train", *small, "sequences=96", *overrides) == 0
+    drawn = ["sequences=96", "callbacks.figures=true"]
+    assert run_command("run_train", *small, *drawn, *overrides) == 0
     (path,) = tmp_path.glob("outputs/copy/*/seed_0")
     assert result(path)["status"] == "finished"
+    assert (path / "figures" / "length_6.png").stat().st_size > 0
     # Nothing is learned in so few: a bit is paid for each of the 28 of a sequence.
     assert 20 < result(path)["bits_per_sequence"] < 32
     assert 8 < result(path)["wrong_bits_per_sequence"] < 20
@@ -434,6 +447,7 @@ def test_evaluating_merges_rows_and_draws(run_command, tmp_path, capsys):
     assert run_command("run_train", *SMALL, "sequences=96") == 0
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
     run = f"run={folder}"
+    assert not list((folder / "figures").iterdir())  # callbacks.figures=false
     # What trained may not run where it is evaluated.
     text = (folder / "config.yaml").read_text().replace("engine: fused", "engine: compiled")
     assert "engine: compiled" in text

@@ -256,12 +256,12 @@ def test_under_hydra_too_one_fails_alone(tmp_path, monkeypatch):
     assert states(out) == {"ntm seed 0": "finished", "ntm seed 1": "skipped"}
 
 
-def test_a_folder_of_other_settings_is_refused_before_anything_starts(untouched, tmp_path):
+def test_a_folder_of_other_settings_is_refused_before_anything_starts(run_command, tmp_path):
+    assert run_command("run_train", *SMALL, "sequences=16", "seed=1") == 0
     folder = run_folder(tmp_path, 1)
-    folder.path.mkdir(parents=True)
-    folder.config.write_bytes(run_folder(untouched, 1).config.read_bytes())
     before = written(tmp_path)
-    status, _, err = sweep(tmp_path, *SMALL, "optimizer.lr=0.5", SEEDS="0-2")
+    other = ["sequences=16", "optimizer.lr=0.5"]
+    status, _, err = sweep(tmp_path, *SMALL, *other, SEEDS="0-2")
     assert status == 2
     assert err.count("\n") == 1
     for word in (str(folder.path.relative_to(tmp_path)), "optimizer.lr", "name=", "overwrite=true"):
@@ -395,18 +395,12 @@ def test_a_full_disk_is_said_and_costs_one_interval(untouched, tmp_path, monkeyp
     assert_same_weights(tmp_path, untouched, 0)
 
 
-@pytest.mark.parametrize(
-    ("kills", "seeds"),
-    [
-        pytest.param(3, 3, marks=[pytest.mark.slow, UNTOUCHED]),
-        pytest.param(10, 6, marks=pytest.mark.soak),
-    ],
-)
-def test_kills_at_random_moments_lose_nothing(kills, seeds, untouched, tmp_path):
+@pytest.mark.soak
+def test_ten_kills_at_random_moments_lose_nothing(untouched, tmp_path):
     """One run, the script alone, and the whole process group, in turn."""
-    if seeds > 3:
-        status, _, err = finish(untouched, "run_train", "-m", *SMALL, f"seed=range({seeds})")
-        assert status == 0, err
+    kills, seeds = 10, 6
+    status, _, err = finish(untouched, "run_train", "-m", *SMALL, f"seed=range({seeds})")
+    assert status == 0, err
     drawn = random.Random(0)
     variables = {"SEEDS": f"0-{seeds - 1}", "JOBS": "2"}
     process = begin(tmp_path, *SMALL, **variables)
@@ -479,14 +473,16 @@ sys.exit(sweeps._main(*sys.argv[1:]))
 
 
 def test_runs_are_shared_out_over_the_gpus(tmp_path):
-    """Two GPUs are made up for the plan; a run writes down which it was given."""
+    """Two GPUs are made up for the plan; what stands for a run writes down which it was given."""
     (tmp_path / "plan.py").write_text(GPUS)
     python = tmp_path / "python"
     python.write_text(
         f"""#!/usr/bin/env bash
 case "$*" in
   *"sweeps plan"*) shift 2; exec {sys.executable} {tmp_path}/plan.py "$@" ;;
-  *run_train.py*) printf '%s %s\\n' "${{CUDA_VISIBLE_DEVICES:-none}}" "$*" >>{tmp_path}/given ;;
+  *run_train.py*)
+    printf '%s %s\\n' "${{CUDA_VISIBLE_DEVICES:-none}}" "$*" >>{tmp_path}/given
+    exit ;;
 esac
 exec {sys.executable} "$@"
 """

@@ -43,6 +43,7 @@ class CallbacksSchema:
     keep_every: int | None = MISSING
     keep_last: int = MISSING
     pictures_every: int | None = MISSING
+    figures: bool = MISSING
 
 
 @dataclass

@@ -310,7 +310,10 @@ def _finish(run: Run, stopped: str | None) -> None:
     asked = run.config.evaluation
     points = [run.task.point(plain(point)) for point in asked.at]
     kinds = list(asked.kinds)
-    rows = write_evaluation(run.folder, network, run.task, points, kinds, asked.sequences, "best")
+    draw = run.config.callbacks.figures
+    rows = write_evaluation(
+        run.folder, network, run.task, points, kinds, asked.sequences, "best", draw=draw
+    )
     goal = run.task.solved
     first, solved = solved_at(history, goal.below)
     by_point = _by_point(run.task, rows, goal.metric)

@@ -260,8 +260,9 @@ def write_evaluation(
     sequences: int,
     checkpoint: str,
     setting: str | None = None,
+    draw: bool = True,
 ) -> list[dict[str, Any]]:
-    """Evaluate a network, and put rows into eval/results.csv and pictures into figures/.
+    """Evaluate a network, and put rows into eval/results.csv and, asked to, pictures into figures/.
 
     Answers, and the machine's inside, are drawn for the first of the kinds.
 
@@ -274,7 +275,8 @@ def write_evaluation(
     setting = _setting(folder, network, checkpoint) if setting is None else setting
     try:
         merge_evaluations(folder, rows)
-        _draw(folder, network, task, points, found, setting)
+        if draw:
+            _draw(folder, network, task, points, found, setting)
     except OSError as error:
         raise Unwritten(error, rows) from error
     return rows
