@@ -131,6 +131,29 @@ def test_the_next_older_checkpoint_takes_the_place_of_a_damaged_one(
     assert_same_tensors(checkpoint(folder, "last")["state_dict"], before["state_dict"])
 
 
+@pytest.mark.parametrize("harm", ["missing", "cut"])
+def test_the_last_checkpoint_stands_for_a_best_one_that_is_lost(
+    harm, keeping, run_command, tmp_path, capfd
+):
+    """Even where no validation is left that could be better."""
+    kept, _, outputs = keeping
+    shutil.copytree(outputs, tmp_path / "outputs")
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    best = folder / "checkpoints" / "best.ckpt"
+    content = best.read_bytes()
+    best.unlink()
+    if harm == "cut":
+        best.write_bytes(content[:-1000])
+    told = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps(told | {"status": "running"}))
+    capfd.readouterr()
+    assert run_command("run_train", *SMALL, f"callbacks.keep_every={kept}") == 0
+    said = capfd.readouterr().err
+    assert f"best.ckpt is {'missing' if harm == 'missing' else 'damaged'}: outputs/copy" in said
+    assert result(folder)["status"] == "finished"
+    assert_same_tensors(weights(folder, "best"), weights(folder, "last"))
+
+
 @pytest.mark.parametrize("precision", ["64-true", "bf16-mixed"])
 def test_in_another_precision_too_a_run_goes_on_to_the_same_bits(
     precision, run_command, tmp_path, monkeypatch
@@ -220,7 +243,7 @@ def test_interrupting_says_where_it_goes_on_and_keeps_what_was_written(tmp_path)
     while process.poll() is None and len(rows(folder)) < 1:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert "last.ckpt" in err.strip().splitlines()[-1]
     assert "Traceback" not in err

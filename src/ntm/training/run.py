@@ -6,12 +6,14 @@ import logging
 import math
 import os
 import platform
+import shutil
 import sys
 import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,7 +26,7 @@ from ntm.commands.command import FAILED
 from ntm.commands.configuration import ConfigurationError, as_override, flatten, one_line, plain
 from ntm.folders import runs
 from ntm.folders.locks import Held, Lock
-from ntm.folders.runs import RunFolder, load_checkpoint
+from ntm.folders.runs import RunFolder, load_checkpoint, writing
 from ntm.machine import NTM
 from ntm.tasks import Task
 from ntm.tasks.kinds import DRAWN
@@ -200,9 +202,21 @@ def _go_back(run: Run) -> None:
         if run.resume_from != run.folder.last:
             what = "is damaged" if run.folder.last.is_file() else "is missing"
             logger.warning("%s %s: an older checkpoint takes its place", run.folder.last, what)
+        _have_a_best(run.folder, run.resume_from)
         sequences = run.data.sequences_after(checkpoint["epoch"])
         run.folder.forget_after(sequences)
         logger.info("going on after %s sequences from %s", f"{sequences:,}", run.resume_from)
+
+
+def _have_a_best(folder: RunFolder, stands_for_it: Path) -> None:
+    """What is evaluated at the end must be there, also where no validation is better any more."""
+    try:
+        load_checkpoint(folder.best)
+    except ConfigurationError:
+        what = "is damaged" if folder.best.is_file() else "is missing"
+        logger.warning("%s %s: %s stands for it", folder.best, what, stands_for_it)
+        with writing(folder.best) as part:
+            shutil.copyfile(stands_for_it, part)
 
 
 def _follow(run: Run) -> dict[str, Any]:
