@@ -146,7 +146,7 @@ LOADED = "import sys; print(*sorted({m.split('.')[0] for m in sys.modules}))"
 
 def run(code: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True
     )
     return done.stdout.split()
 

@@ -78,7 +78,7 @@ def test_twenty_stops_at_random_moments_change_nothing(how, tmp_path):
         time.sleep(drawn.uniform(0.3, 0.75 * took))
         ended = process.poll() is not None
         process.send_signal(getattr(signal, how))
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
         stops += not ended
         assert "Traceback" not in err or how != "SIGKILL", err
         if ended and process.returncode == 0:  # it came to its end: another one begins

@@ -103,7 +103,7 @@ def test_submitit_jobs_come_back_when_preempted_and_fail_alone(tmp_path, untouch
     wait_for_validation(killed, sweep)
     run, _ = run_and_parent("optimizer.lr=0.002")
     os.kill(run, signal.SIGKILL)
-    _, err = sweep.communicate(timeout=120)
+    _, err = sweep.communicate(timeout=300)
 
     assert sweep.returncode == 1, err
     *_, one, other, last = err.strip().splitlines()
@@ -160,7 +160,7 @@ def test_a_ray_sweep_outlives_a_killed_worker(tmp_path, cluster, untouched):
     wait_for_validation(folders[0], sweep)
     _, worker = run_and_parent("name=ray", "seed=0")
     os.kill(worker, signal.SIGKILL)
-    _, err = sweep.communicate(timeout=180)
+    _, err = sweep.communicate(timeout=300)
     assert sweep.returncode == 0, err
     assert "3 of 3 jobs finished" in err
     assert [result(folder)["status"] for folder in folders] == ["finished"] * 3
@@ -194,7 +194,7 @@ def test_ray_nodes_without_a_shared_folder_are_refused(tmp_path, cluster):
         )
     finally:
         node.terminate()
-        node.wait(timeout=60)
+        node.wait(timeout=300)
     assert status == 2, err
     assert "all 2 nodes share" in err.strip().splitlines()[-1]
     assert str(tmp_path) in err

@@ -100,7 +100,7 @@ def test_stopped_or_lost_processes_end_together_and_go_on_to_the_same_bits(whole
         while process.poll() is None and len(rows(folder)) < validations:
             time.sleep(0.005)
         stop(process)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=300)
         assert process.returncode == {"interrupted": 130, "failed": 1}[status], err
         assert err.count("going on after") == min(number, 1)
         assert result(folder)["status"] == status
@@ -170,7 +170,7 @@ def test_all_processes_leave_a_folder_that_was_taken_over(tmp_path):
     while process.poll() is None and len(rows(folder)) < 2:
         time.sleep(0.005)
     (folder / ".lock.1").replace(folder / ".lock.2")  # to the first process, another's
-    _, err = process.communicate(timeout=60)  # that of all processes
+    _, err = process.communicate(timeout=300)  # that of all processes
     assert process.returncode == 1, err
     assert err.strip().splitlines()[-1].startswith("held: outputs/copy/ntm/seed_0 was taken over")
     assert result(folder)["status"] == "running"

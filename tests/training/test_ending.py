@@ -113,7 +113,7 @@ def test_a_terminal_that_is_closed_ends_it_as_an_interrupt_does(ignored, tmp_pat
     while process.poll() is None and len(rows(folder)) < 1:
         time.sleep(0.005)
     process.send_signal(signal.SIGHUP)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=300)
     assert "Traceback" not in err
     if ignored:
         assert process.returncode == 0
@@ -135,7 +135,7 @@ def test_it_goes_on_when_nobody_reads_what_it_says(closed, tmp_path):
         process.stdout.close()
     if closed != "stdout":
         process.stderr.close()
-    status = process.wait(timeout=120)
+    status = process.wait(timeout=300)
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
     assert status == 0
     assert result(folder)["status"] == "finished"
@@ -295,5 +295,5 @@ def test_a_run_in_a_thread_of_its_own_is_as_any(tmp_path, monkeypatch):
     came_to = []
     thread = threading.Thread(target=lambda: came_to.append(train(config)))
     thread.start()
-    thread.join(timeout=120)
+    thread.join(timeout=300)
     assert came_to[0]["status"] == "finished"

@@ -318,7 +318,7 @@ def test_a_killed_run_says_so_and_ctrl_c_ends_the_others_after_their_step(tmp_pa
 
     wait_for(run_folder(tmp_path, 2).last.is_file)  # which came in its place
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of them
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert states(out) == {
         "ntm seed 0": "failed",
