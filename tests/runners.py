@@ -58,7 +58,7 @@ def start(folder: Path, program: str, *overrides: str) -> subprocess.Popen[str]:
 def finish(folder: Path, program: str, *overrides: str) -> tuple[int, str, str]:
     """Run a command to its end: exit status, stdout, stderr."""
     process = start(folder, program, *overrides)
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=1800)
     return process.returncode, out, err
 
 
@@ -72,7 +72,7 @@ def run_script(
         env=os.environ | {"JOBS": "1"} | environment,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     return done.returncode, done.stdout, done.stderr

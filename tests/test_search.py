@@ -54,7 +54,7 @@ def told(folder: Path) -> list[tuple]:
 def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("searched")
     search = start(folder, *ASKED)
-    out, err = search.communicate(timeout=600)
+    out, err = search.communicate(timeout=1800)
     assert search.returncode == 0, err
     assert "The best: python run_train.py" in out
     return folder / "outputs" / "search"
@@ -101,7 +101,7 @@ def test_a_killed_search_goes_on_to_the_same_trials(searched, tmp_path):
     # Two processes share what is left.
     both = [start(tmp_path, *ASKED), start(tmp_path, *ASKED)]
     for process in both:
-        _, err = process.communicate(timeout=600)
+        _, err = process.communicate(timeout=1800)
         assert process.returncode == 0, err
     assert left == "running"  # its run ended with it
     assert told(here) == told(searched)
@@ -124,7 +124,7 @@ def test_a_hopeless_trial_is_stopped_in_its_first_seed(tmp_path):
         )
     asked = [*SMALL, "optimizer.lr=tag(log,interval(1e-12,1e-11))", "trials=5", "seeds=0-1"]
     search = start(tmp_path, *asked, "sequences=96000", "validate_every=9600")
-    out, err = search.communicate(timeout=600)
+    out, err = search.communicate(timeout=1800)
     assert search.returncode == 0, err
     *_, last = trials(here)
     assert last.state == optuna.trial.TrialState.PRUNED

@@ -63,7 +63,7 @@ def begin(folder: Path, *arguments: str, **variables: str) -> subprocess.Popen[s
 def sweep(folder: Path, *arguments: str, **variables: str) -> tuple[int, str, str]:
     """Run the script to its end: exit status, stdout, stderr."""
     process = begin(folder, *arguments, **variables)
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=1800)
     return process.returncode, out, err
 
 
