@@ -247,7 +247,10 @@ $(reached "$1")"
   notes[$1]=${last:--}
   if [ "$2" -eq 130 ] || { [ "$2" -gt 128 ] && [ "$stops" -gt 0 ]; }; then
     states[$1]=interrupted
-    [ "$2" -eq 130 ] || last="interrupted before it trained; the same command goes on"
+    case $2:$last in # the second signal, which is ours, may come when it has said all
+      130:* | *:'interrupted ('*) ;;
+      *) last="interrupted before it trained; the same command goes on" ;;
+    esac
     say "$(label "$1") $last"
     return
   fi

@@ -21,6 +21,8 @@ from faults import Faults, faults
 from runners import BESIDE, ROOT, SMALL, finish, start
 from written import assert_same_tensors, checkpoint, result, rows, untimed
 
+from ntm.folders.runs import RunFolder
+
 
 class Enough(pl.Callback):
     """Stops after so many batches."""
@@ -95,6 +97,30 @@ def test_what_a_callback_ended_is_evaluated_by_the_next_process(run_command, tmp
 
 def _lost(*_: object) -> None:
     raise RuntimeError("the machine is lost")
+
+
+def test_a_second_signal_costs_nothing_of_what_a_stopped_run_leaves(
+    run_command, tmp_path, monkeypatch, capfd
+):
+    """As Ctrl-C comes in a sweep: from the terminal and, while the run ends, from the script."""
+    write = RunFolder.write_result
+
+    def told_again(folder: RunFolder, **values: object) -> None:
+        if values.get("status") == "interrupted":
+            for number in (signal.SIGTERM, signal.SIGINT):
+                os.kill(os.getpid(), number)
+        write(folder, **values)
+
+    def told(_: object, trainer: pl.Trainer, *__: object) -> None:
+        if trainer.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(RunFolder, "write_result", told_again)
+    monkeypatch.setattr(Faults, "on_train_batch_start", told)
+    assert run_command("run_train", *SMALL, faults(tmp_path)) == 130
+    assert "interrupted (SIGINT); the same command goes on from outputs" in capfd.readouterr().err
+    folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    assert (result(folder)["status"], result(folder)["reason"]) == ("interrupted", "SIGINT")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")

@@ -337,6 +337,30 @@ def test_a_killed_run_says_so_and_ctrl_c_ends_the_others_after_their_step(tmp_pa
     assert [job.state for job in jobs] == ["resume", "resume", "resume", "start"]
 
 
+def test_what_a_run_said_before_the_scripts_own_signal_came_is_told(tmp_path):
+    """Ctrl-C comes from the terminal and, as SIGTERM, from the script: here after the last word."""
+    python = tmp_path / "python"
+    python.write_text(
+        f"""#!/usr/bin/env bash
+case "$*" in
+  *run_train.py*)
+    said="interrupted (SIGINT); the same command goes on from here"
+    trap 'echo "$said" >&2; trap - TERM; kill -s TERM $$' TERM
+    touch {tmp_path}/begun
+    while :; do sleep 0.05; done ;;
+esac
+exec {sys.executable} "$@"
+"""
+    )
+    python.chmod(0o755)
+    process = begin(tmp_path, *SMALL, SEEDS="0", JOBS="1", PYTHON=str(python))
+    wait_for((tmp_path / "begun").is_file)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert "ntm seed 0 interrupted (SIGINT); the same command goes on from here\n" in err
+
+
 @pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
     process = begin(tmp_path, *LONG, faults(tmp_path), SEEDS="0", JOBS="1")

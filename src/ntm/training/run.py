@@ -33,7 +33,7 @@ from ntm.tasks.kinds import DRAWN
 from ntm.training.assembly import Run, precision_of, prepare, where_it_stands
 from ntm.training.loggers import Service
 from ntm.training.record import AtomicCheckpointIO, solved_at
-from ntm.training.signals import Interrupted, terminable
+from ntm.training.signals import Interrupted, terminable, undisturbed
 from ntm.views.evaluation import load_weights, write_evaluation
 from ntm.views.probing import point_name
 
@@ -111,10 +111,8 @@ def _train(run: Run, services: Sequence[Service]) -> dict[str, Any]:
             _finish(run, stopped)
         except (Interrupted, SystemExit, KeyboardInterrupt) as stop:
             reason = str(stop) if isinstance(stop, Interrupted) else "stopped at once"
-            seconds = round(run.record.seconds, 1)
-            folder.write_result(status=runs.INTERRUPTED, reason=reason, seconds=seconds)
-            goes_on = folder.last if folder.last.is_file() else "the beginning"
-            logger.info("interrupted (%s); the same command goes on from %s", reason, goes_on)
+            with undisturbed():
+                _tell_of_the_stop(run, reason)
             raise Interrupted(reason) from stop
         except Held:
             raise  # another process writes here now
@@ -138,6 +136,14 @@ def _train(run: Run, services: Sequence[Service]) -> dict[str, Any]:
                 raise RuntimeError(f"in another process of the run: {told['reason']}") from error
             raise
     return folder.read_result()
+
+
+def _tell_of_the_stop(run: Run, reason: str) -> None:
+    folder = run.folder
+    seconds = round(run.record.seconds, 1)
+    folder.write_result(status=runs.INTERRUPTED, reason=reason, seconds=seconds)
+    goes_on = folder.last if folder.last.is_file() else "the beginning"
+    logger.info("interrupted (%s); the same command goes on from %s", reason, goes_on)
 
 
 @contextmanager

@@ -91,6 +91,20 @@ class StopOnSignal(Callback):
 
 
 @contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let a run that was stopped write what it leaves: it may be told twice, see `StopOnSignal`."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: signal.signal(n, signal.SIG_IGN) for n in {signal.SIGINT, signal.SIGTERM, HANGUP}}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def terminable() -> Iterator[None]:
     """Make SIGTERM and SIGHUP leave as Ctrl-C does, also where `StopOnSignal` does not listen."""
     unheard = [n for n in {signal.SIGTERM, HANGUP} if signal.getsignal(n) is signal.SIG_DFL]
