@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shlex
 import subprocess
 import sys
@@ -136,14 +137,21 @@ def test_a_terminal_completes_a_choice(tmp_path):
     shell, terminal = pty.fork()
     if shell == 0:
         os.chdir(tmp_path)
-        os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], os.environ | {"TERM": "dumb"})
-    typed = f'eval "$({shlex.quote(sys.executable)} run_train.py -sc install=bash)"; echo ready\n'
-    os.write(terminal, typed.encode())
-    said = b""
-    while b"\nready" not in said.replace(b"\r", b"\n"):
-        said += os.read(terminal, 1024)
-    os.write(terminal, f"{sys.executable} run_train.py model=ntm_f\t".encode())
-    while b"model=ntm_feedforward" not in said:
-        said += os.read(terminal, 1024)
-    os.close(terminal)
-    os.waitpid(shell, 0)
+        path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+        environment = os.environ | {"TERM": "dumb", "PATH": path}
+        os.execvpe("bash", ["bash", "--norc", "--noprofile", "-i"], environment)
+
+    def read_until(expected: bytes) -> None:
+        said = b""
+        while expected not in said.replace(b"\r", b"\n"):
+            assert select.select([terminal], [], [], 120)[0], said
+            said += os.read(terminal, 1024)
+
+    try:
+        os.write(terminal, b'eval "$(python run_train.py -sc install=bash)"; echo ready\n')
+        read_until(b"\nready")
+        os.write(terminal, b"python run_train.py model=ntm_f\t")
+        read_until(b"model=ntm_feedforward")
+    finally:
+        os.close(terminal)
+        os.waitpid(shell, 0)
