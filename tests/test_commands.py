@@ -319,19 +319,22 @@ def test_a_failing_run_says_why_and_leaves_the_reason(run_command, tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    ("program", "arguments"),
+    ("program", "arguments", "unloaded"),
     [
-        ("run_train", ["--help"]),
-        ("run_train", ["sede=1"]),
-        ("run_train", ["model=foo"]),
-        ("run_compare", ["runs=nowhere"]),
+        ("run_train", ["--help"], "torch"),
+        ("run_train", ["sede=1"], "torch"),
+        ("run_train", ["model=foo"], "torch"),
+        ("run_compare", ["runs=nowhere"], "torch"),
+        ("run_train", ["model.network.memory_size=0"], "torch._dynamo"),
+        ("run_train", ["evaluation.at=[0]"], "torch._dynamo"),
+        ("run_train", ["optimizer.algorithm.betas=[0.9]"], "pytorch_lightning"),
     ],
     ids=str,
 )
-def test_help_and_wrong_keys_answer_without_loading_torch(program, arguments, tmp_path):
+def test_what_is_wrong_is_told_before_what_loads_long(program, arguments, unloaded, tmp_path):
     code = (
         "import sys, runpy, atexit\n"
-        "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+        f"atexit.register(lambda: print({unloaded!r} in sys.modules, file=sys.stderr))\n"
         f"sys.argv = ['{program}.py', *{arguments!r}]\n"
         f"runpy.run_path({str(ROOT / f'{program}.py')!r}, run_name='__main__')\n"
     )

@@ -20,10 +20,15 @@ def options(group: str) -> list[str]:
 
 
 EACH = [f"{group}={option}" for group in GROUPS for option in options(group)]
+BASIS = [*itertools.product(*map(options, ("task", "model", "optimizer")))]
+BESIDE = [*itertools.product(*map(options, ("curriculum", "logger", "callbacks")))]
 CHOICES = [
-    [f"task={task}", f"model={model}", f"optimizer={optimizer}"]
-    for task, model, optimizer in itertools.product(*map(options, ("task", "model", "optimizer")))
+    dict(zip(("task", "model", "optimizer"), basis, strict=True))
+    | dict(zip(("curriculum", "logger", "callbacks"), BESIDE[at % len(BESIDE)], strict=True))
+    for at, basis in enumerate(BASIS)
+    for at in [at + 5 * (at // len(BESIDE))]  # round and round, each time from elsewhere
 ]
+"""Every task with every model and optimizer, and beside them what makes every two choices meet."""
 RECIPES = [
     path.relative_to(ROOT / "configs" / "recipe") for path in (ROOT / "configs").glob("recipe/*/*")
 ]
@@ -33,12 +38,20 @@ def test_there_are_configurations_to_test():
     assert {"model=ntm", "model=lstm", "curriculum=staged", "task=copy"} <= set(EACH)
 
 
-@pytest.mark.parametrize("overrides", CHOICES, ids=" ".join)
-def test_every_task_with_every_model_and_optimizer_composes(overrides):
-    config = command.compose(ROOT / "configs", "train", overrides)
+@pytest.mark.parametrize(("one", "other"), [*itertools.combinations(GROUPS, 2)])
+def test_every_two_choices_are_composed(one, other):
+    met = {(choice[one], choice[other]) for choice in CHOICES}
+    assert met == {*itertools.product(options(one), options(other))}
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: " ".join(choice.values()))
+def test_every_task_with_every_model_and_optimizer_composes(choice):
+    asked = [f"{group}={option}" for group, option in choice.items()]
+    config = command.compose(ROOT / "configs", "train", asked)
     configuration.check_values(config)
-    task = overrides[0].removeprefix("task=")
-    assert configuration.plain(config)["folder"].startswith(f"outputs/{task}/")
+    made = configuration.plain(config)
+    assert made["model"]["name"] == choice["model"]
+    assert made["folder"].startswith(f"outputs/{choice['task']}/{choice['model']}/")
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
@@ -47,8 +60,8 @@ def test_a_recipe_is_of_a_choice_there_is_and_trains(recipe, run_command):
     named = (one for one in options("optimizer") if recipe.stem.endswith(f"_{one}"))
     optimizer = max(named, key=len)  # graves_rmsprop rather than rmsprop
     model = recipe.stem.removesuffix(f"_{optimizer}")
+    assert (str(recipe.parent), model, optimizer) in BASIS
     overrides = [f"task={recipe.parent}", f"model={model}", f"optimizer={optimizer}"]
-    assert overrides in CHOICES
     quick = ["batch_size=2", "trainer.fast_dev_run=true", "trainer.enable_model_summary=false"]
     assert run_command("run_train", *overrides, *quick) == 0
 
@@ -152,12 +165,10 @@ def test_an_experiment_has_a_source_a_headline_and_a_folder_of_its_own(experimen
 
 @pytest.mark.parametrize("overrides", EXPERIMENTS, ids=" ".join)
 def test_no_recipe_of_ours_reaches_into_an_experiment(overrides):
-    assert compose_all(*overrides) == compose_all(*overrides, "~recipe")
-
-
-@pytest.mark.parametrize("overrides", EXPERIMENTS, ids=" ".join)
-def test_an_experiment_draws_fair_coins_and_prices_nothing(overrides):
-    flat = configuration.flatten(compose_all(*overrides))
+    """So it draws fair coins and prices nothing."""
+    composed = compose_all(*overrides)
+    assert composed == compose_all(*overrides, "~recipe")
+    flat = configuration.flatten(composed)
     assert flat.get("task.mix", 0.0) == 0.0
     assert flat.get("model.penalty") is None
 

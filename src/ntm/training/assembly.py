@@ -21,25 +21,24 @@ from ntm.commands.configuration import (
     ConfigurationError,
     build,
     check_type,
-    check_values,
     one_line,
     plain,
     quiet_lightning,
 )
 from ntm.folders import runs
 from ntm.folders.runs import RunFolder, load_checkpoint
-from ntm.machine.ntm import ENGINES, NTM
+from ntm.machine.ntm import NTM
 from ntm.tasks import Task
-from ntm.training.curriculum import Curriculum
 from ntm.training.data import SequenceData
 from ntm.training.devices import TimeToTell, check_devices
 from ntm.training.learner import Learner
+from ntm.training.parts import Parts, build_parts
 from ntm.training.pictures import Pictures
 from ntm.training.progress import Bar, Summary
 from ntm.training.record import AtomicCheckpointIO, Record
 from ntm.training.signals import StopOnSignal
 from ntm.training.stages import Stages
-from ntm.views.evaluation import evaluation_kinds, evaluation_points, load_weights
+from ntm.views.evaluation import load_weights
 
 
 @dataclass
@@ -67,21 +66,10 @@ def prepare(config: DictConfig) -> Run:
         ConfigurationError: A value cannot be; the message names its key.
 
     """
-    check_values(config)
-    if config.engine not in ENGINES:
-        raise ConfigurationError(
-            f"engine must be one of {', '.join(ENGINES)}, got {config.engine!r}"
-        )
+    parts = build_parts(config)
     _set_up_libraries(config)
-    task: Task = build(config.task, "task")
-    torch.manual_seed(config.seed)
-    network: nn.Module = build(
-        config.model.network,
-        "model.network",
-        input_size=task.input_size,
-        output_size=task.output_size,
-    )
-    learner = _learner(network, config)
+    task, network = parts.task, parts.network
+    learner = _learner(parts, config)
     folder = RunFolder(config.folder)
     data = SequenceData(
         task,
@@ -91,14 +79,7 @@ def prepare(config: DictConfig) -> Run:
         config.validate_every,
         config.num_workers,
     )
-    curriculum: Curriculum = build(
-        config.curriculum,
-        "curriculum",
-        numbers=task.numbers,
-        goal=task.solved,
-        sequences=data.batches * data.batch_size,
-    )
-    stages = Stages(curriculum)
+    stages = Stages(parts.curriculum)
     record = Record(folder, config.callbacks.keep_every, config.callbacks.keep_last)
     accelerator, why = _accelerator(network, config)
     trainer = _trainer(config, accelerator, data, stages, record)
@@ -111,8 +92,7 @@ def prepare(config: DictConfig) -> Run:
         load_weights(network, load_checkpoint(best), best)
     config = config.copy()
     # As found out: what another default would mean tomorrow changes no run of today.
-    config.evaluation.at = evaluation_points(task, config.evaluation.at, "evaluation.at")
-    config.evaluation.kinds = evaluation_kinds(task, config.evaluation.kinds, "evaluation.kinds")
+    config.evaluation.at, config.evaluation.kinds = parts.points, parts.kinds
     config.engine = _engine(network, trainer, config.engine)
     resume_from, finished = where_it_stands(folder, config)
     return Run(
@@ -188,28 +168,21 @@ def _newest(folder: RunFolder) -> Path | None:
     return max(found, key=lambda path: found[path], default=None)
 
 
-def _learner(network: nn.Module, config: DictConfig) -> Learner:
+def _learner(parts: Parts, config: DictConfig) -> Learner:
     optimizer = config.optimizer
-    algorithm = build(optimizer.algorithm, "optimizer.algorithm")
-    penalty = build(config.model.get("penalty"), "model.penalty")
     try:
-        learner = Learner(
-            network,
-            algorithm,
+        return Learner(
+            parts.network,
+            parts.algorithm,
             optimizer.decay,
             optimizer.clip_value,
             optimizer.clip_norm,
             optimizer.clip_factor,
-            penalty,
+            parts.penalty,
             optimizer.give_up_after,
         )
     except ValueError as error:
         raise ConfigurationError(f"optimizer.{one_line(error)}") from error
-    try:
-        algorithm([nn.Parameter(torch.zeros(1))])
-    except Exception as error:  # whatever it does not take
-        raise ConfigurationError(f"optimizer.algorithm: {one_line(error)}") from error
-    return learner
 
 
 def _trainer(

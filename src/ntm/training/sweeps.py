@@ -111,12 +111,15 @@ class Plan:
 
         """
         check_values(config)  # at once; what follows loads torch
-        from ntm.training.assembly import prepare
-
         values = flatten(plain(config))
         self._configs.setdefault(os.path.realpath(config.folder), []).append(values)
         kind = repr([(k, v) for k, v in values.items() if k.split(".")[0] not in (*FREE, "seed")])
         if kind not in self._found:
+            from ntm.training.parts import build_parts
+
+            build_parts(config)
+            from ntm.training.assembly import prepare  # loads Lightning, longer than torch
+
             found = prepare(config).config
             self._found[kind] = found.engine, found.evaluation.at, found.evaluation.kinds
         config.engine, config.evaluation.at, config.evaluation.kinds = self._found[kind]

@@ -17,7 +17,8 @@ from ntm.tasks import Point, Task
 from ntm.tasks.kinds import DRAWN
 from ntm.tasks.sampling import EVALUATION, places_at, sample_at
 from ntm.views import animations, figures
-from ntm.views.evaluation import evaluation_kinds, evaluation_points, resize_memory, restore
+from ntm.views.asked import evaluation_kinds, evaluation_points
+from ntm.views.evaluation import resize_memory, restore
 from ntm.views.player import player
 from ntm.views.probing import evaluate, inside, point_inside, point_name
 
