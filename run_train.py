@@ -12,6 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from ntm.commands import command
+from ntm.folders.runs import RunFolder
 from ntm.training import sweeps
 
 plan = sweeps.Plan()
@@ -21,6 +22,8 @@ def check(config: DictConfig) -> None:
     """Refuse a job before anything starts or is written."""
     if config.replay is None:
         plan.add(config)
+    else:
+        RunFolder.existing(config.replay, "replay")
 
 
 def job(config: DictConfig, started: float) -> int:
@@ -52,6 +55,6 @@ if __name__ == "__main__":
             check,
             job,
             after,
-            plan.check_folders,
+            plan.settle,
         )
     )

@@ -40,7 +40,8 @@ def run_here(patch: pytest.MonkeyPatch, folder: Path, program: str, *overrides: 
     importlib.reload(module)  # as a new process has it
     name = program.removeprefix("run_")
     patch.setattr(sys, "argv", [f"{program}.py", *overrides])
-    return command.main(ROOT / "configs", name, module.check, module.job)
+    ready = module.plan.settle if program == "run_train" else None
+    return command.main(ROOT / "configs", name, module.check, module.job, ready=ready)
 
 
 def start(folder: Path, program: str, *overrides: str) -> subprocess.Popen[str]:

@@ -439,28 +439,16 @@ def test_what_a_configuration_sweeps_over_is_checked_before_anything_starts(
     assert status == 0
     assert [job[1:3] for job in jobs] == [(3, 1e-3), (3, 3e-3), (4, 1e-3), (4, 3e-3)]
     plan = Plan()
-    monkeypatch.setattr(plan, "_found", Everything())
-    status, jobs = run_jobs(monkeypatch, *given, check=plan.add, ready=plan.check_folders)
+    status, jobs = run_jobs(monkeypatch, *given, check=plan.add, ready=plan.settle)
     assert (status, jobs) == (command.WRONG, [])
     assert "optimizer.lr=0.001 and optimizer.lr=0.003 would share" in capsys.readouterr().err
-
-
-class Everything(dict):
-    """Stands for what was found out of every configuration, so that no network is built."""
-
-    def __contains__(self, key: object) -> bool:
-        return True
-
-    def __getitem__(self, key: object) -> tuple:
-        return "auto", [], []
 
 
 def test_two_ways_to_write_a_folder_are_one(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     plan = Plan()
-    monkeypatch.setattr(plan, "_found", Everything())
     given = ["-m", "folder=outputs/x,outputs/./x"]
-    status, jobs = run_jobs(monkeypatch, *given, check=plan.add, ready=plan.check_folders)
+    status, jobs = run_jobs(monkeypatch, *given, check=plan.add, ready=plan.settle)
     assert (status, jobs) == (command.WRONG, [])
     assert "is the folder of two runs" in capsys.readouterr().err
 

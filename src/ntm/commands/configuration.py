@@ -228,6 +228,11 @@ def check_values(config: DictConfig) -> None:
         raise ConfigurationError(f"optimizer.lr must be above 0, got {config.optimizer.lr}")
     for key in config.trainer:
         check_governed(str(key))
+    given = config.trainer.get("logger")
+    if given not in (None, False):
+        raise ConfigurationError(
+            f"trainer.logger must be null or false, got {given!r}; logger= chooses the loggers"
+        )
     if not config.name or "/" in config.name or config.name.startswith("."):
         raise ConfigurationError(f"name must be the name of one folder, got {config.name!r}")
 

@@ -32,7 +32,7 @@ from ntm.tasks import Task
 from ntm.training.data import SequenceData
 from ntm.training.devices import TimeToTell, check_devices
 from ntm.training.learner import Learner
-from ntm.training.parts import Parts, build_parts
+from ntm.training.parts import build_parts
 from ntm.training.pictures import Pictures
 from ntm.training.progress import Bar, Summary
 from ntm.training.record import AtomicCheckpointIO, Record
@@ -69,7 +69,17 @@ def prepare(config: DictConfig) -> Run:
     parts = build_parts(config)
     _set_up_libraries(config)
     task, network = parts.task, parts.network
-    learner = _learner(parts, config)
+    optimizer = config.optimizer
+    learner = Learner(
+        network,
+        parts.algorithm,
+        optimizer.decay,
+        optimizer.clip_value,
+        optimizer.clip_norm,
+        optimizer.clip_factor,
+        parts.penalty,
+        optimizer.give_up_after,
+    )
     folder = RunFolder(config.folder)
     data = SequenceData(
         task,
@@ -168,23 +178,6 @@ def _newest(folder: RunFolder) -> Path | None:
     return max(found, key=lambda path: found[path], default=None)
 
 
-def _learner(parts: Parts, config: DictConfig) -> Learner:
-    optimizer = config.optimizer
-    try:
-        return Learner(
-            parts.network,
-            parts.algorithm,
-            optimizer.decay,
-            optimizer.clip_value,
-            optimizer.clip_norm,
-            optimizer.clip_factor,
-            parts.penalty,
-            optimizer.give_up_after,
-        )
-    except ValueError as error:
-        raise ConfigurationError(f"optimizer.{one_line(error)}") from error
-
-
 def _trainer(
     config: DictConfig, accelerator: str, data: SequenceData, stages: Stages, record: Record
 ) -> pl.Trainer:
@@ -208,12 +201,7 @@ def _trainer(
     loggers = [build(node, f"logger.{name}") for name, node in config.logger.items()]
     for name, logger in zip(config.logger, loggers, strict=True):
         _check_logger(str(name), logger, Path(config.folder))
-    given = arguments.pop("logger", None)
-    if given not in (None, False):
-        raise ConfigurationError(
-            f"trainer.logger must be null or false, got {given!r}; logger= chooses the loggers"
-        )
-    if given is False or fast:
+    if arguments.pop("logger", None) is False or fast:
         loggers = []
     callbacks += _extra(arguments, "callbacks")
     plugins = [AtomicCheckpointIO(), *_extra(arguments, "plugins")]

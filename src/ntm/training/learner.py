@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from ntm.checks import check_at_least, check_choice
+from ntm.checks import check_at_least
 from ntm.metrics import Counts, SequenceMetrics, count
 from ntm.tasks import Batch
 from ntm.training.devices import in_any
-from ntm.training.optimizers import DECAYS
+from ntm.training.optimizers import DECAYS, check_schedule
 
 
 class Diverged(Exception):
@@ -80,11 +80,7 @@ class Learner(pl.LightningModule):
     ) -> None:
         super().__init__()
         check_at_least("give_up_after", give_up_after, 1)
-        check_choice("decay", decay, DECAYS)
-        clips = {"clip_value": clip_value, "clip_norm": clip_norm, "clip_factor": clip_factor}
-        for name, value in clips.items():
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} must be above 0, or null for no clipping, got {value}")
+        check_schedule(decay, clip_value, clip_norm, clip_factor)
         self.network = network
         self.algorithm = algorithm
         self.decay = decay

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ntm.checks import check_choice
+
 
 class GravesRMSprop(torch.optim.Optimizer):
     """The RMSProp of Graves 2013 (arXiv 1308.0850, eq. 38 to 41), used by G14.
@@ -77,3 +79,22 @@ DECAYS: dict[str, Callable[[float], float]] = {
     "cosine": lambda progress: (1 + math.cos(math.pi * progress)) / 2,
 }
 """Factor on the learning rate, by the share of the budget that is spent, in [0, 1]."""
+
+
+def check_schedule(
+    decay: str,
+    clip_value: float | None,
+    clip_norm: float | None,
+    clip_factor: float | None,
+) -> None:
+    """Refuse what no training can go by.
+
+    Raises:
+        ValueError: An argument is out of range; the message begins with its name.
+
+    """
+    check_choice("decay", decay, DECAYS)
+    clips = {"clip_value": clip_value, "clip_norm": clip_norm, "clip_factor": clip_factor}
+    for name, value in clips.items():
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} must be above 0, or null for no clipping, got {value}")

@@ -16,6 +16,7 @@ from ntm.commands.configuration import ConfigurationError, build, check_values, 
 from ntm.machine.ntm import ENGINES
 from ntm.tasks import Task
 from ntm.training.curriculum import Curriculum
+from ntm.training.optimizers import check_schedule
 from ntm.views.asked import evaluation_kinds, evaluation_points
 
 
@@ -66,11 +67,17 @@ def build_parts(config: DictConfig) -> Parts:
     points = evaluation_points(task, config.evaluation.at, "evaluation.at")
     kinds = evaluation_kinds(task, config.evaluation.kinds, "evaluation.kinds")
     # Last: an optimiser has torch load its compiler, which takes as long as torch.
-    return Parts(task, network, _algorithm(config), penalty, curriculum, points, kinds)
+    return Parts(task, network, _algorithm(config.optimizer), penalty, curriculum, points, kinds)
 
 
-def _algorithm(config: DictConfig) -> Callable[..., Optimizer]:
-    algorithm: Callable[..., Optimizer] = build(config.optimizer.algorithm, "optimizer.algorithm")
+def _algorithm(optimizer: DictConfig) -> Callable[..., Optimizer]:
+    try:
+        check_schedule(
+            optimizer.decay, optimizer.clip_value, optimizer.clip_norm, optimizer.clip_factor
+        )
+    except ValueError as error:
+        raise ConfigurationError(f"optimizer.{one_line(error)}") from error
+    algorithm: Callable[..., Optimizer] = build(optimizer.algorithm, "optimizer.algorithm")
     try:
         algorithm([nn.Parameter(torch.zeros(1))])
     except Exception as error:  # whatever it does not take

@@ -98,65 +98,83 @@ class Plan:
 
     def __init__(self) -> None:
         self.jobs: list[Job] = []
-        self._configs: dict[str, list[dict[str, Any]]] = {}
-        """Of the jobs of a folder, as flat plain values."""
-        self._found: dict[str, tuple[str, Any, Any]] = {}
-        """Engine, points, kinds, by everything else that a configuration says, but for the seed."""
+        self._configs: list[DictConfig] = []
 
     def add(self, config: DictConfig) -> None:
-        """Check a job and remember what it would do.
+        """Check what can be told of a job at once, and remember it.
 
         Raises:
-            ConfigurationError: The configuration cannot be, or its folder holds another run.
+            ConfigurationError: Names the first key that cannot be.
 
         """
-        check_values(config)  # at once; what follows loads torch
-        values = flatten(plain(config))
-        self._configs.setdefault(os.path.realpath(config.folder), []).append(values)
-        kind = repr([(k, v) for k, v in values.items() if k.split(".")[0] not in (*FREE, "seed")])
-        if kind not in self._found:
-            from ntm.training.parts import build_parts
+        check_values(config)
+        if config.init_from is not None:
+            RunFolder.existing(config.init_from, "init_from")
+        self._configs.append(config)
 
-            build_parts(config)
-            from ntm.training.assembly import prepare  # loads Lightning, longer than torch
-
-            found = prepare(config).config
-            self._found[kind] = found.engine, found.evaluation.at, found.evaluation.kinds
-        config.engine, config.evaluation.at, config.evaluation.kinds = self._found[kind]
-        folder = RunFolder(config.folder)
-        whole = -(-config.sequences // config.batch_size) * config.batch_size
-        state = runs.START if config.trainer.fast_dev_run else folder.standing(config)
-        held = None if state == runs.SKIP else holder_of(folder.path)
-        job = Job(config.model.name, config.seed, config.folder, whole, state, held or "-")
-        self.jobs.append(job)
-
-    def check_folders(self) -> None:
-        """Refuse jobs that would write into one folder; call it when all jobs are added.
+    def settle(self) -> None:
+        """Check all that was added, and find what each job would do; loads torch and Lightning.
 
         Raises:
-            ConfigurationError: Names two of them, and the name that tells all apart.
+            ConfigurationError: A configuration cannot be, its folder holds another run, or two
+                jobs would write into one folder.
 
         """
-        shared = {folder: same for folder, same in self._configs.items() if len(same) > 1}
-        if not shared:
-            return
-        differing = {key: None for same in shared.values() for key in _apart(same)}
-        first, second, *_ = next(iter(shared.values()))
-        folder = first["folder"]
-        apart = _apart([first, second])
-        if not apart:
-            raise ConfigurationError(f"{folder} is the folder of two runs that are the same run")
-        one, other = (" ".join(f"{key}={job.get(key)}" for key in apart) for job in (first, second))
-        name = "_".join(["${task.name}", *(f"${{{key}}}" for key in differing)])
-        raise ConfigurationError(
-            f"{one} and {other} would share the folder {folder}; add \"name='{name}'\", "
-            "which gives each run its own"
-        )
+        values = [flatten(plain(config)) for config in self._configs]
+        _check_folders(self._configs, values)
+        found: dict[str, tuple[str, Any, Any]] = {}
+        """Engine, points and kinds, by everything else that a configuration says, but the seed."""
+        for config, said in zip(self._configs, values, strict=True):
+            kind = repr([(k, v) for k, v in said.items() if k.split(".")[0] not in (*FREE, "seed")])
+            if kind not in found:
+                found[kind] = _found(config)
+            config.engine, config.evaluation.at, config.evaluation.kinds = found[kind]
+            self.jobs.append(_job(config))
 
     def skips(self, folder: str) -> bool:
         """Whether the run of a folder is one of several, and was finished from the start."""
         states = {job.folder: job.state for job in self.jobs}
         return len(states) > 1 and states.get(folder) == runs.SKIP
+
+
+def _found(config: DictConfig) -> tuple[str, Any, Any]:
+    from ntm.training.parts import build_parts
+
+    build_parts(config)
+    from ntm.training.assembly import prepare  # loads Lightning, longer than torch
+
+    settled = prepare(config).config
+    return settled.engine, settled.evaluation.at, settled.evaluation.kinds
+
+
+def _job(config: DictConfig) -> Job:
+    folder = RunFolder(config.folder)
+    whole = -(-config.sequences // config.batch_size) * config.batch_size
+    state = runs.START if config.trainer.fast_dev_run else folder.standing(config)
+    held = None if state == runs.SKIP else holder_of(folder.path)
+    return Job(config.model.name, config.seed, config.folder, whole, state, held or "-")
+
+
+def _check_folders(configs: Sequence[DictConfig], values: Sequence[dict[str, Any]]) -> None:
+    """Refuse jobs that would write into one folder: names two, and what tells all apart."""
+    folders: dict[str, list[dict[str, Any]]] = {}
+    for config, said in zip(configs, values, strict=True):
+        folders.setdefault(os.path.realpath(config.folder), []).append(said)
+    shared = [same for same in folders.values() if len(same) > 1]
+    if not shared:
+        return
+    differing = {key: None for same in shared for key in _apart(same)}
+    first, second, *_ = shared[0]
+    folder = first["folder"]
+    apart = _apart([first, second])
+    if not apart:
+        raise ConfigurationError(f"{folder} is the folder of two runs that are the same run")
+    one, other = (" ".join(f"{key}={job.get(key)}" for key in apart) for job in (first, second))
+    name = "_".join(["${task.name}", *(f"${{{key}}}" for key in differing)])
+    raise ConfigurationError(
+        f"{one} and {other} would share the folder {folder}; add \"name='{name}'\", "
+        "which gives each run its own"
+    )
 
 
 def _apart(configs: Sequence[dict[str, Any]]) -> list[str]:
@@ -198,7 +216,7 @@ def plan(
     checked = Plan()
     for config in configurations:
         checked.add(config)
-    checked.check_folders()
+    checked.settle()
     from ntm.accelerators import gpus  # loads torch
 
     one_device = all(str(config.trainer.devices) == "1" for config in configurations)
