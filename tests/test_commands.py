@@ -524,12 +524,14 @@ def test_what_is_wrong_is_one_line_and_status_2(given, told, monkeypatch, tmp_pa
 
 @pytest.mark.parametrize("content", ["", "\x00\x01: [", "[1, 2]", "seed: [0\ntask"], ids=repr)
 @pytest.mark.parametrize("name", ["config.yaml", "result.json"])
-def test_a_damaged_file_of_a_run_is_named_in_one_line(name, content, monkeypatch, tmp_path, capfd):
-    assert run_here(monkeypatch, tmp_path, "run_train", *SMALL, "sequences=16") == 0
+def test_a_damaged_file_of_a_run_is_named_in_one_line(
+    name, content, trained, monkeypatch, tmp_path, capfd
+):
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
+    shutil.copytree(trained, folder)
     (folder / name).write_text(content)
     capfd.readouterr()
-    commands = [("run_train", [*SMALL, "sequences=16"])]
+    commands = [("run_train", [*SMALL, "sequences=96"])]
     if name == "config.yaml":
         commands.append(("run_eval", [f"run={folder}", "at=[3]"]))
     for program, given in commands:
@@ -539,9 +541,8 @@ def test_a_damaged_file_of_a_run_is_named_in_one_line(name, content, monkeypatch
         assert f"{name} is damaged" in err
         assert len(err.splitlines()) == 1
         assert (folder / name).read_text() == content
-    assert (
-        run_here(monkeypatch, tmp_path, "run_train", *SMALL, "sequences=16", "overwrite=true") == 0
-    )
+    again = [*SMALL, "sequences=96", "overwrite=true"]
+    assert run_here(monkeypatch, tmp_path, "run_train", *again) == 0
 
 
 def small_run(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 from runners import ROOT
 
 SHOWN = (ROOT / "CONTRIBUTING.md").read_text().partition("## Adding a task")[2]
@@ -16,6 +17,7 @@ def test_it_is_one_file_and_one_config_of_under_forty_lines():
     assert sum(content.count("\n") for _, content in FILES) < 40
 
 
+@pytest.mark.slow
 def test_it_trains_is_evaluated_and_drawn(tmp_path):
     for name in ("src", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name)

@@ -502,6 +502,7 @@ sys.exit(sweeps._main(*sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_runs_are_shared_out_over_the_gpus(tmp_path):
     """Two GPUs are made up for the plan; a run writes down which it was given."""
     (tmp_path / "plan.py").write_text(GPUS)
@@ -517,11 +518,11 @@ exec {sys.executable} "$@"
     )
     python.chmod(0o755)
     asked = [*SMALL, "sequences=96"]
-    status, _, err = sweep(tmp_path, *asked, SEEDS="0-3", JOBS="4", PYTHON=str(python))
+    status, _, err = sweep(tmp_path, *asked, SEEDS="0-2", JOBS="3", PYTHON=str(python))
     assert status == 0, err
-    assert "4 runs, 4 at a time on GPU 0,1" in err
+    assert "3 runs, 3 at a time on GPU 0,1" in err
     given = [line.split()[0] for line in (tmp_path / "given").read_text().splitlines()]
-    assert sorted(given) == ["0", "0", "1", "1"]
+    assert sorted(given) == ["0", "0", "1"]
 
 
 @pytest.mark.parametrize(

@@ -329,7 +329,7 @@ def _shared(group: Group, key: str) -> Any:
 
 
 def _mean(values: np.ndarray) -> float | None:
-    return float(values.mean()) if len(values) else None
+    return _known(values.mean()) if len(values) else None
 
 
 def _known(value: Any) -> Any:

@@ -110,6 +110,7 @@ def compare_job(config: DictConfig) -> int:
     return DONE
 
 
+@np.errstate(invalid="ignore")  # results that are no numbers are told in the table of runs
 def write_comparisons(
     comparisons: Sequence[Comparison], statistic: str = MEAN, elsewhere: Path | None = None
 ) -> Path:
