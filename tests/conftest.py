@@ -1,13 +1,15 @@
-"""What all tests share: one thread, Ctrl-C, and commands run in this process."""
+"""What all tests share: one thread, Ctrl-C, commands run in this process, and a browser."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -71,3 +73,46 @@ def run_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         return run_here(monkeypatch, tmp_path, program, *overrides)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, without a window."""
+    why = "requirements-pages.txt installs Playwright"
+    playwright = pytest.importorskip("playwright.sync_api", reason=why)
+    found = shutil.which("chromium") or shutil.which("google-chrome")
+    if found is None:
+        pytest.skip("Chromium is not installed")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def opened(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a page; at the end, that it said nothing wrong and asked for nothing is checked."""
+    complaints: list[str] = []
+    tabs: list[Any] = []
+
+    def open_page(path: Path, hash: str = "", width: int = 1280) -> Any:
+        tab = browser.new_page(viewport={"width": width, "height": 800})
+        tabs.append(tab)
+        tab.on("console", lambda said: complaints.append(f"{said.type}: {said.text}"))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        own = path.as_uri()
+        tab.on(
+            "request",
+            lambda asked: (
+                complaints.append(asked.url)
+                if not asked.url.startswith((own, "data:", "blob:"))
+                else None
+            ),
+        )
+        tab.goto(own + hash)
+        return tab
+
+    yield open_page
+    for tab in tabs:
+        tab.close()
+    assert complaints == []

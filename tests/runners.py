@@ -1,4 +1,4 @@
-"""Whole commands for tests: in a process of their own, as a user would run them, or in this one."""
+"""Whole commands for tests, in a process of their own or in this one, and what pages come to."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -77,3 +78,12 @@ def run_script(
         check=False,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def wait_until(tab: Any, condition: str) -> None:
+    """As Playwright's own, which would need the page to allow `eval`."""
+    for _ in range(600):
+        if tab.evaluate(condition):
+            return
+        tab.wait_for_timeout(50)
+    raise AssertionError(f"{condition} never came")

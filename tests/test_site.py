@@ -173,27 +173,21 @@ def test_what_is_wrong_in_a_page_is_found(site, tmp_path, page, element, complai
         assert complaint in line
 
 
-def test_in_a_browser_no_page_asks_for_anything_outside_or_is_wider_than_a_phone(site):
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("Chromium is not installed")
+def test_in_a_browser_no_page_asks_for_anything_outside_or_is_wider_than_a_phone(site, browser):
     pages = [path for path in site.rglob("*.html") if "_static" not in path.parts]
     assert len(pages) > 30
     asked, said, wide = [], [], []
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        tab = browser.new_page(viewport={"width": 390, "height": 844})
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.on("console", lambda told: said.append(told.text) if told.type == "error" else None)
-        for path in pages:
-            tab.goto(path.as_uri())
-            page = "document.documentElement"
-            if tab.evaluate(f"{page}.scrollWidth > {page}.clientWidth"):
-                wide.append(path.name)
-        tab.goto((site / "concepts.html").as_uri())
-        drawn = tab.evaluate("Array.from(document.querySelectorAll('math'), m => m.clientHeight)")
-        browser.close()
+    tab = browser.new_page(viewport={"width": 390, "height": 844})
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda told: said.append(told.text) if told.type == "error" else None)
+    for path in pages:
+        tab.goto(path.as_uri())
+        page = "document.documentElement"
+        if tab.evaluate(f"{page}.scrollWidth > {page}.clientWidth"):
+            wide.append(path.name)
+    tab.goto((site / "concepts.html").as_uri())
+    drawn = tab.evaluate("Array.from(document.querySelectorAll('math'), m => m.clientHeight)")
+    tab.close()
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert said == []
     assert wide == []

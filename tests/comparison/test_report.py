@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from made_up import evaluated, make_run
 from plotly.offline import get_plotlyjs
+from runners import wait_until
 
 from ntm.comparison.grouping import Comparison
 from ntm.comparison.grouping import compare as compare_all
@@ -243,6 +244,30 @@ def test_the_page_has_the_curves_of_every_seed_and_their_mean(page):
     spread = np.std([2.0, 3.0], ddof=1)
     assert lines["0/1/"]["upper"][0] == pytest.approx(2.5 + spread, abs=1e-4)
     assert charts[4]["marked"] == [1, 20]
+
+
+@pytest.mark.pages
+def test_a_chart_is_drawn_when_it_comes_into_view_and_all_are_for_a_printer(page, written, opened):
+    """As they stand: a switch that was turned before counts for what comes later."""
+    charts = "[...document.querySelectorAll('.chart')]"
+    drawn = f"{charts}.map(chart => chart.querySelector('.main-svg') !== null)"
+    tab = opened(written / "report.html")
+    wait_until(tab, f"{drawn}[0]")
+    assert not all(tab.evaluate(drawn))
+    tab.uncheck("[data-key='0/0/']")
+    tab.evaluate(f"{charts}.at(-1).scrollIntoView()")
+    wait_until(tab, f"{drawn}.at(-1)")
+    tab.pdf()
+    assert tab.evaluate(drawn) == [True] * len(data(page)["charts"])
+    lines = tab.evaluate(
+        f"{charts}.map(chart => chart.data.filter(d => d.line.width === 2.5).length)"
+    )
+    assert set(lines[:2]) == {1}  # of two groups
+    tab.check("[data-key='0/0/']")
+    lines = tab.evaluate(
+        f"{charts}.map(chart => chart.data.filter(d => d.line.width === 2.5).length)"
+    )
+    assert set(lines[:2]) == {2}
 
 
 def test_every_line_of_the_page_has_a_switch(page):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from runners import wait_until
 from torch import nn
 
 from ntm import LSTM, NTM, FeedforwardController, LSTMController
@@ -22,16 +23,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "machine"))
 import plain
 
 pytestmark = pytest.mark.pages
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="requirements-pages.txt installs Playwright"
-)
-CHROMIUM = next(
-    (path for path in map(Path, ("/usr/bin/chromium", "/usr/bin/google-chrome")) if path.exists()),
-    None,
-)
-if CHROMIUM is None:
-    pytest.skip("Chromium is not installed", allow_module_level=True)
-
 COPY = Copy(bits=3, min_length=1, max_length=4)
 STAGES = ("similarity", "content", "gated", "shifted", "sharpened")
 
@@ -80,58 +71,12 @@ MACHINES = {
 }
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def opened(browser):
-    """Opens a page; at the end, that it said nothing wrong and asked for nothing is checked."""
-    complaints: list[str] = []
-    tabs = []
-
-    def open_page(path: Path, hash: str = "", width: int = 1280):
-        tab = browser.new_page(viewport={"width": width, "height": 800})
-        tabs.append(tab)
-        tab.on("console", lambda said: complaints.append(f"{said.type}: {said.text}"))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
-        own = path.as_uri()
-        tab.on(
-            "request",
-            lambda asked: (
-                complaints.append(asked.url)
-                if not asked.url.startswith((own, "data:", "blob:"))
-                else None
-            ),
-        )
-        tab.goto(own + hash)
-        return tab
-
-    yield open_page
-    for tab in tabs:
-        tab.close()
-    assert complaints == []
-
-
 def written(folder: Path, task: Task, point, networks: dict[str, nn.Module], kind=DRAWN) -> Path:
     batch = sample_at(task, EVALUATION, 1, point, kind)
     places = places_at(task, EVALUATION, point, kind)
     path = folder / "page.html"
     path.write_text(player("<b>title</b>", "summary", batch, places, networks), encoding="utf-8")
     return path
-
-
-def wait_until(tab, condition: str) -> None:
-    """As Playwright's own, which would need the page to allow `eval`."""
-    for _ in range(600):
-        if tab.evaluate(condition):
-            return
-        tab.wait_for_timeout(50)
-    raise AssertionError(f"{condition} never came")
 
 
 def nested(values):

@@ -222,7 +222,7 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #222; max-width: 1280px; ma
   padding: 0 20px; }
 h1 { font-size: 24px; } h2 { font-size: 18px; margin: 28px 0 8px; }
 p { color: #555; margin: 8px 0; max-width: 900px; }
-.table { overflow-x: auto; }
+.table { overflow-x: auto; content-visibility: auto; contain-intrinsic-size: auto 400px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #ddd; }
 td { white-space: nowrap; }
@@ -360,15 +360,30 @@ function layout(chart) {
     margin: {l: 64, r: 16, t: 44, b: 48}, uirevision: String(logBox.checked)};
 }
 
-function draw() {
+const seen = new Set();  // charts that came into view; the others are not drawn yet
+
+function draw(places) {
   const shown = new Set(switches.filter(box => box.checked).map(box => box.dataset.key)
     .filter(key => seedsBox.checked || key.endsWith("/")));
   const settings = {displaylogo: false, responsive: true, modeBarButtons: BUTTONS};
-  report.charts.forEach((chart, i) => chart.values
-    ? Plotly.react("chart" + i, heat(chart), heatLayout(chart), settings)
-    : Plotly.react("chart" + i, traces(chart, shown), layout(chart), settings));
+  for (const i of places) {
+    const chart = report.charts[i];
+    Plotly.react("chart" + i, chart.values ? heat(chart) : traces(chart, shown),
+      chart.values ? heatLayout(chart) : layout(chart), settings);
+  }
 }
 
-[...switches, logBox, seedsBox].forEach(box => box.addEventListener("change", draw));
-draw();
+function see(boxes) {
+  const fresh = boxes.map(box => Number(box.id.slice(5))).filter(i => !seen.has(i));
+  fresh.forEach(i => seen.add(i));
+  draw(fresh);
+}
+
+[...switches, logBox, seedsBox].forEach(box => box.addEventListener("change", () => draw(seen)));
+const boxes = [...document.querySelectorAll(".chart")];
+const watcher = new IntersectionObserver(
+  entries => see(entries.filter(entry => entry.isIntersecting).map(entry => entry.target)),
+  {rootMargin: "100px"});
+boxes.forEach(box => watcher.observe(box));
+addEventListener("beforeprint", () => see(boxes));
 """

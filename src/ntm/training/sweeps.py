@@ -122,12 +122,12 @@ class Plan:
         """
         values = [flatten(plain(config)) for config in self._configs]
         _check_folders(self._configs, values)
-        found: dict[str, tuple[str, Any, Any]] = {}
-        """Engine, points and kinds, by everything else that a configuration says, but the seed."""
-        for config, said in zip(self._configs, values, strict=True):
-            kind = repr([(k, v) for k, v in said.items() if k.split(".")[0] not in (*FREE, "seed")])
-            if kind not in found:
-                found[kind] = _found(config)
+        kinds = [_kind(said) for said in values]
+        one_of_each: dict[str, DictConfig] = {}
+        for kind, config in zip(kinds, self._configs, strict=True):
+            one_of_each.setdefault(kind, config)
+        found = _found(one_of_each)
+        for kind, config in zip(kinds, self._configs, strict=True):
             config.engine, config.evaluation.at, config.evaluation.kinds = found[kind]
             self.jobs.append(_job(config))
 
@@ -137,14 +137,24 @@ class Plan:
         return len(states) > 1 and states.get(folder) == runs.SKIP
 
 
-def _found(config: DictConfig) -> tuple[str, Any, Any]:
+def _kind(values: dict[str, Any]) -> str:
+    """All that a configuration says, but for its seed and what changes no run."""
+    return repr([(k, v) for k, v in values.items() if k.split(".")[0] not in (*FREE, "seed")])
+
+
+def _found(configs: dict[str, DictConfig]) -> dict[str, tuple[str, Any, Any]]:
+    """Engine, points and kinds of each, once all of them can be built."""
     from ntm.training.parts import build_parts
 
-    build_parts(config)
+    for config in configs.values():
+        build_parts(config)
     from ntm.training.assembly import prepare  # loads Lightning, longer than torch
 
-    settled = prepare(config).config
-    return settled.engine, settled.evaluation.at, settled.evaluation.kinds
+    settled = {kind: prepare(config).config for kind, config in configs.items()}
+    return {
+        kind: (config.engine, config.evaluation.at, config.evaluation.kinds)
+        for kind, config in settled.items()
+    }
 
 
 def _job(config: DictConfig) -> Job:
