@@ -257,15 +257,16 @@ def test_a_chart_is_drawn_when_it_comes_into_view_and_all_are_for_a_printer(page
     tab.uncheck("[data-key='0/0/']")
     tab.evaluate(f"{charts}.at(-1).scrollIntoView()")
     wait_until(tab, f"{drawn}.at(-1)")
-    lines = tab.evaluate(
-        f"{charts}.map(chart => chart.data.filter(d => d.line.width === 2.5).length)"
-    )
-    assert set(lines[:2]) == {1}  # of two groups
+    thick = f"{charts}.map(chart => chart.data.filter(one => one.line.width === 2.5).length)"
+    assert set(tab.evaluate(thick)[:2]) == {1}  # of two groups
     tab.check("[data-key='0/0/']")
-    lines = tab.evaluate(
-        f"{charts}.map(chart => chart.data.filter(d => d.line.width === 2.5).length)"
-    )
-    assert set(lines[:2]) == {2}
+    assert set(tab.evaluate(thick)[:2]) == {2}
+
+    printed = opened(written / "report.html")
+    wait_until(printed, f"{drawn}[0]")
+    assert not all(printed.evaluate(drawn))
+    printed.evaluate("dispatchEvent(new Event('beforeprint'))")  # as a browser says it
+    assert printed.evaluate(drawn) == [True] * len(data(page)["charts"])
 
 
 def test_every_line_of_the_page_has_a_switch(page):
