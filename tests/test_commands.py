@@ -154,7 +154,7 @@ WRONG = {
         ["trainer.strategy=ddp_spawn"],
         ["strategy", "auto or ddp"],
     ),
-    "unknown precision": (["trainer.precision=17"], ["trainer.precision", "17"]),
+    "unknown precision": (["trainer.precision=17"], ["trainer.precision", "one of", "17"]),
     "no context": (["task=dynamic_ngrams", "~task.max_length", "task.context=0"], ["context"]),
     "weights from a folder of none": (["init_from=."], ["init_from", "no config.yaml"]),
     "a step of no run": (["replay=nowhere"], ["replay", "nowhere", "does not exist"]),

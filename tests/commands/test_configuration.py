@@ -133,7 +133,8 @@ class TestTypes:
         with pytest.raises(ConfigurationError) as caught:
             check_types(node(**arguments), "thing")
         text = str(caught.value)
-        assert text.startswith(f"thing.{name} must be of type ")
+        accepted = "one of a or b" if name == "mode" else "of type "
+        assert text.startswith(f"thing.{name} must be {accepted}")
         assert f"got {value!r}" in text
         assert "\n" not in text
 
@@ -163,8 +164,26 @@ class TestTypes:
         if fits:
             check_type("key", value, hint)
         else:
-            with pytest.raises(ConfigurationError, match=r"^key must be of type "):
+            with pytest.raises(ConfigurationError, match=r"^key must be (of type|one of) "):
                 check_type("key", value, hint)
+
+    @pytest.mark.parametrize(
+        ("hint", "words"),
+        [
+            (int, "of type int"),
+            (Optional[int], "of type int or null"),  # noqa: UP045
+            (int | float | None, "of type int, float or null"),
+            (list[int] | str, "of type list[int] or str"),
+            (Literal[16, 32] | Literal["32", "bf16"] | None, "one of 16, 32, bf16 or null"),
+            (Literal["a"], "one of a"),
+            (Thing | Callable, "of type Thing or Callable"),
+        ],
+        ids=str,
+    )
+    def test_what_is_accepted_is_said_in_words(self, hint, words):
+        with pytest.raises(ConfigurationError) as caught:
+            check_type("key", 1.5 if hint != int | float | None else "x", hint)
+        assert str(caught.value).startswith(f"key must be {words}, got ")
 
     def test_unknown_argument_lists_the_known(self):
         with pytest.raises(ConfigurationError) as caught:

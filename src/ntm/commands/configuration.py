@@ -372,8 +372,7 @@ def check_type(key: str, value: Any, hint: Any) -> None:
     value = plain(value)
     if _fits(value, hint) is not False:
         return
-    wanted = getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
-    raise ConfigurationError(f"{key} must be of type {wanted}, got {_shown(value)}")
+    raise ConfigurationError(f"{key} must be {_in_words(hint)}, got {_shown(value)}")
 
 
 def one_line(error: BaseException | str) -> str:
@@ -509,6 +508,29 @@ def _fits(value: Any, hint: Any) -> bool | None:
         return not any(_fits(item, arguments[0]) is False for item in value)
     # Anything else is an object: a plain value cannot stand for it, nothing else can be told.
     return False if isinstance(value, (int, float, str, bool, type(None))) else None
+
+
+def _in_words(hint: Any) -> str:
+    """What is accepted: ``of type int or null``, ``one of 16, 32 or null``."""
+    named: dict[str, None] = {}
+    chosen = False
+    waiting = [hint]
+    while waiting:
+        part = waiting.pop(0)
+        origin, arguments = typing.get_origin(part), typing.get_args(part)
+        if origin in (typing.Union, types.UnionType):
+            waiting[:0] = arguments
+        elif origin is typing.Literal:
+            chosen = True
+            named |= {str(argument): None for argument in arguments}
+        elif part is type(None):
+            named["null"] = None
+        else:
+            plainly = isinstance(part, type) and origin is None
+            named[part.__name__ if plainly else str(part).replace("typing.", "")] = None
+    *others, last = named
+    words = f"{', '.join(others)} or {last}" if others else last
+    return f"{'one of' if chosen else 'of type'} {words}"
 
 
 def names(given: Any, key: str, what: str = "names") -> list[str]:
