@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,18 +59,18 @@ class Comparison:
     notes: list[str]
     """What a reader should know of runs that are unfinished, damaged or unlike the others."""
 
-    @property
+    @cached_property
     def runs(self) -> list[Run]:
         """Those of all groups."""
         return [run for group in self.groups for run in group.runs]
 
-    @property
+    @cached_property
     def numbers(self) -> tuple[str, ...]:
         """What evaluations are listed by: ``length``."""
         found = [run.numbers for run in self.runs if run.evaluations]
         return found[0] if found else ("length",)
 
-    @property
+    @cached_property
     def solved_when(self) -> tuple[str, float]:
         """The metric that solves the task, and the bound that it must stay below."""
         told = [run.solved_when for run in self.runs if run.result]
