@@ -8,8 +8,8 @@ Runs the tests marked soak: the same command twice and with worker processes, on
 stops at random moments by each of four signals, ten kills of a sweep; alone, in a sweep and side by
 side; five million time steps in the memory of the first; length 10,000 in 2 GB; a thousand runs
 compared; sixty configurations, drawn; every combination of choices; the fused engine's grid at 150,
-and where its cache is full, gone or without a helper; engine=compiled; the check of a device, dry.
-An hour on two cores. Arguments go to pytest:
+and without a cache or a helper; training with engine=compiled. An hour on two cores. Arguments go
+to pytest:
 
   scripts/soak.sh -k stops
 

@@ -34,7 +34,7 @@ def check(check_device: Any, folder: Path) -> Any:
     return check_device.Check("cpu", True, folder)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_all_of_it_runs_dry_with_torch_and_numpy_alone(check_device, tmp_path):
     script = str(ROOT / "scripts" / "check_device.py")
     done = subprocess.run(

@@ -893,7 +893,7 @@ def test_it_runs_where_no_cache_can_be_written(tmp_path):
     assert done.stdout.strip() == "True", done.stderr
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 def test_it_runs_where_the_disk_is_full(tmp_path):
     """No file of the cache can become longer than 2,000 bytes."""
     limit = "import resource, logging; logging.basicConfig(level='INFO')\n"

@@ -411,7 +411,7 @@ def test_weights_move_between_engines():
 # torch.compile
 
 
-@pytest.mark.soak  # minutes to compile
+@pytest.mark.slow  # half a minute to compile
 def test_compiled_agrees():
     assert_single_agrees(machine(SMALL), random_inputs(SMALL), "compiled")
 
