@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from runners import ROOT, SMALL, run_here
+from runners import ROOT, SMALL, finish, run_here
 
 from ntm.commands import command
 from ntm.training.sweeps import Plan
@@ -520,6 +520,28 @@ def test_what_is_wrong_is_one_line_and_status_2(given, told, monkeypatch, tmp_pa
     assert told in err
     assert len(err.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.soak
+def test_every_wrong_command_ends_in_five_seconds(trained, tmp_path):
+    """Each in a process of its own, from its start to its end."""
+    commands = [("run_train", [*SMALL, *given]) for given, _ in WRONG_COMMANDS]
+    for given, _ in WRONG.values():
+        sweep = given[:1] if given[0] == "-m" else []
+        commands.append(("run_train", [*sweep, *SMALL[2:], *given[len(sweep) :]]))
+    for given, _ in WRONG_EVALUATIONS.values():
+        commands.append(("run_eval", [one.replace("RUN", str(trained)) for one in given]))
+    took = {}
+    for program, given in commands:
+        began = time.monotonic()
+        status, _, err = finish(tmp_path, program, *given)
+        took[f"{program} {shlex.join(given)}"] = time.monotonic() - began
+        assert (status, err.count("\n")) == (2, 1), err
+        assert "Traceback" not in err
+        assert not list(tmp_path.iterdir())
+    slowest = max(took, key=took.__getitem__)
+    print(f"{len(took)} commands, the slowest {took[slowest]:.1f} s", end=" ")
+    assert took[slowest] < 5, slowest
 
 
 @pytest.mark.parametrize("content", ["", "\x00\x01: [", "[1, 2]", "seed: [0\ntask"], ids=repr)
