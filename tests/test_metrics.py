@@ -176,6 +176,32 @@ def test_half_precision_logits_are_counted_in_single():
     assert torch.equal(cross_entropy(half, batch), cross_entropy(half.float(), batch))
 
 
+def test_double_precision_logits_are_counted_in_double():
+    logits, batch = batch_of(5, 4, 3, seed=5)
+    expected = [nats for nats, _, _ in plain(logits.double(), batch)]
+    assert cross_entropy(logits.double(), batch).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_nats_are_added_in_double():
+    """2²⁴ + 1 is no number of single precision."""
+    metrics = SequenceMetrics()
+    metrics.update(torch.tensor([2.0**24, 1.0]), torch.tensor([0, 0]), torch.tensor([1, 1]))
+    assert metrics.nats.item() == 2**24 + 1
+
+
+def test_a_device_without_double_precision_holds_single():
+    def go(part: torch.Tensor) -> torch.Tensor:
+        if part.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64")
+        return part.clone()
+
+    metrics = SequenceMetrics()
+    metrics.update(torch.tensor([0.5]), torch.tensor([1]), torch.tensor([3]))
+    metrics._apply(go)
+    assert (metrics.nats.dtype, metrics.nats.item()) == (torch.float32, 0.5)
+    assert (metrics.bits.dtype, metrics.bits.item()) == (torch.int64, 3)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("convert", ["to", "half", "bfloat16"])
 def test_counts_are_whole_whatever_the_network_is(dtype, convert):

@@ -69,6 +69,16 @@ def test_similarity():
     assert_same(cosine_similarity(key, memory), torch.tensor(expected, dtype=torch.float64))
 
 
+def test_what_is_shorter_than_a_hundredth_counts_as_that_long():
+    key, memory = randn(B, K, M), randn(B, N, M)
+    similarity = cosine_similarity(key, memory)
+    for length in (0.02, 0.005, 1e-4):
+        short = length * memory / memory.norm(dim=-1, keepdim=True)
+        assert_same(cosine_similarity(key, short), min(1, length / 0.01) * similarity)
+        short = length * key / key.norm(dim=-1, keepdim=True)
+        assert_same(cosine_similarity(short, memory), min(1, length / 0.01) * similarity)
+
+
 def test_content():
     key, memory, strength = randn(B, K, M), randn(B, N, M), 5 * torch.rand(B, K, 1).double()
     expected = [

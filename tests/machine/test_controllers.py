@@ -90,14 +90,21 @@ def test_lstm_learned_start_is_one_vector_a_layer():
 
 def test_forget_bias_is_added_to_torchs_start():
     start = []
-    for bias in (0.0, -1.5):
+    for bias in ({}, {"forget_bias": -1.5}):
         torch.manual_seed(0)
-        start.append(LSTMController(WIDTH, H, 2, forget_bias=bias).state_dict())
+        start.append(LSTMController(WIDTH, H, 2, **bias).state_dict())
     for name, plain in start[0].items():
         expected = plain.clone()
         if name.endswith("bias_ih"):
             expected[H : 2 * H] -= 1.5  # torch's order of gates: input, forget, cell, output
         torch.testing.assert_close(start[1][name], expected)
+
+
+@pytest.mark.parametrize("kind", [LSTMController, FeedforwardController])
+def test_one_unit_is_a_controller(kind):
+    controller = kind(WIDTH, 1)
+    outputs, _ = controller(torch.randn(B, WIDTH), controller.initial_state(B))
+    assert outputs.shape == (B, 1)
 
 
 def test_lstm_dropout():

@@ -257,6 +257,23 @@ def test_other_precisions_and_devices_are_refused_with_the_reason():
         net.engine_for("mps", torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ValueError, match="precision"):
         net(torch.randn(3, 2, WIDTH))
+    assert net.is_fast_on("cpu", torch.float32)
+    assert not net.is_fast_on("cpu", torch.bfloat16)
+    net.engine = "reference"
+    assert net.engine_for("mps", torch.bfloat16) == "reference"
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_emissions_asked_for_without_gradients_are_those_of_the_plain_loop(controller):
+    net = machine(SMALL, controller)
+    inputs = random_inputs(SMALL, torch.float32)
+    found = []
+    for engine in ("reference", "fused"):
+        net.engine = engine
+        with torch.no_grad():
+            found.append(net.with_emissions(inputs))
+    for plain, fused in zip(*found, strict=True):
+        assert error(fused, plain) <= 1e-5
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import io
 import itertools
 import math
 import re
+import warnings
 
 import numpy as np
 import plain
@@ -16,7 +17,7 @@ from torch.autograd import gradcheck
 from torch.func import functional_call
 
 from ntm import NTM, FeedforwardController, LSTMController, NTMState
-from ntm.machine.memory import RandomMemory
+from ntm.machine.memory import RandomMemory, Uniform
 
 QUICK = settings(max_examples=20, deadline=None, derandomize=True)
 IN, OUT, N, M, H = 3, 2, 6, 3, 4
@@ -408,6 +409,38 @@ def test_the_start_is_always_that_of_the_moment(engine):
     assert net.initial_reads.grad.abs().sum() > 0
 
 
+LEARNED = {
+    "reads": {"initial_reads": "learned"},
+    "controller": {
+        "controller": functools.partial(LSTMController, hidden_size=H, initial_state="learned")
+    },
+}
+
+
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+@pytest.mark.parametrize("learned", LEARNED)
+def test_a_learned_start_is_that_of_the_moment(learned, engine):
+    net = NTM(IN, OUT, N, M, engine=engine, **LEARNED[learned])
+    inputs = random_inputs(dtype=torch.float32)
+    for _ in range(2):
+        net(inputs)[0].sum().backward()
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(0.1)
+    assert_same_run(net(inputs), net(inputs, net.initial_state(B)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("engine", ["reference", "fused"])
+def test_a_replaced_part_starts_as_it_does(engine):
+    net = NTM(IN, OUT, N, M, controller=CONTROLLERS["lstm"], engine=engine)
+    inputs = random_inputs(dtype=torch.float32)
+    net(inputs)
+    net.initial_weighting = Uniform(2, N)
+    assert_same_run(net(inputs), net(inputs, net.initial_state(B)), rtol=0, atol=0)
+    net.controller = FeedforwardController(IN + M, H)
+    assert_same_run(net(inputs), net(inputs, net.initial_state(B)), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("engine", ["reference", "fused"])
 def test_a_start_made_without_data_does_not_outlive_its_mode(engine):
     net = NTM(IN, OUT, N, M, engine=engine)
@@ -580,6 +613,14 @@ def test_resizing_out_of_range(locations, name):
     assert net.memory_size == N
 
 
+def test_a_single_location_is_a_memory():
+    net = network(shift_range=0)
+    net.resize_memory(1)
+    logits, state = net(random_inputs())
+    assert logits.isfinite().all()
+    assert torch.equal(state.weightings, torch.ones_like(state.weightings))
+
+
 def test_state_of_another_size_is_refused():
     net = network()
     state = net.initial_state(B)
@@ -648,6 +689,8 @@ def assert_finite(net, dtype, state=None):
 
 # Lower precision
 
+STARTS = ("initial_memory", "initial_weighting", "initial_reads")
+
 
 @every_controller
 @every_order
@@ -678,9 +721,21 @@ def test_autocast_trains(controller):
         assert parameter.grad.abs().sum() > 0, name
 
 
+def test_under_autocast_lowered_inputs_and_states_are_taken():
+    net = network("lstm", 0.3, dtype=torch.float32)
+    inputs = random_inputs(dtype=torch.bfloat16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, state = net(inputs)
+        lowered = state._replace(controller=tuple(part.bfloat16() for part in state.controller))
+        for start in (state, lowered):
+            assert net(inputs, start)[0].isfinite().all()
+
+
 @every_controller
-def test_bfloat16_network_keeps_a_float32_memory(controller):
-    net = network(controller, 0.3, dtype=torch.bfloat16)
+@pytest.mark.parametrize("starts", [{}, dict.fromkeys(STARTS, "learned")], ids=["", "learned"])
+def test_bfloat16_network_keeps_a_float32_memory(controller, starts):
+    net = network(controller, 0.3, dtype=torch.bfloat16, **starts)
+    assert {part.dtype for part in net.initial_state(B)[:3]} == {torch.float32}
     logits, state = net(random_inputs(dtype=torch.bfloat16))
     assert logits.dtype == torch.bfloat16
     assert logits.isfinite().all()
@@ -929,16 +984,18 @@ def test_what_never_learns_is_warned_of():
         "location is alike, and nothing breaks the tie. Use initial_weighting='first_location' or "
         "initial_memory='random'"
     ]
+    assert warned[0].filename == __file__  # the line that a user would change
 
 
-@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     "starts",
     [{}, {"initial_memory": "random", "initial_weighting": "uniform"}],
     ids=["first location", "random memory"],
 )
 def test_what_can_learn_is_not(starts):
-    NTM(IN, OUT, N, M, **starts)
+    with warnings.catch_warnings():  # a mark would come behind that of the module
+        warnings.simplefilter("error")
+        NTM(IN, OUT, N, M, **starts)
 
 
 def test_shifts_that_do_not_fit_are_refused_with_what_does():
@@ -986,6 +1043,8 @@ def test_inputs_of_wrong_shape(method, shape, batch_first):
 
 
 OF_ANOTHER_MACHINE = {
+    "shorter words": lambda s: s._replace(memory=s.memory[..., :1]),
+    "a smaller cell": lambda s: s._replace(controller=(s.controller[0], s.controller[1][..., :2])),
     "fewer heads": lambda s: s._replace(weightings=s.weightings[:, :1]),
     "weightings of fewer locations": lambda s: s._replace(weightings=s.weightings[..., :4]),
     "weightings of one sequence": lambda s: s._replace(weightings=s.weightings[:1]),
@@ -998,6 +1057,8 @@ OF_ANOTHER_MACHINE = {
     ),
 }
 SAID = {
+    "shorter words": "memory must be (B, N, M) = (2, 6, 3), got (2, 6, 1)",
+    "a smaller cell": "controller's cell must be (layers, B, H) = (1, 2, 4), got (1, 2, 2)",
     "fewer heads": "weightings must be (B, R+W, N) = (2, 2, 6), got (2, 1, 6)",
     "weightings of fewer locations": "weightings must be (B, R+W, N) = (2, 2, 6), got (2, 2, 4)",
     "weightings of one sequence": "weightings must be (B, R+W, N) = (2, 2, 6), got (1, 2, 6)",

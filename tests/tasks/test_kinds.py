@@ -87,6 +87,12 @@ def test_a_silent_pair_may_be_anywhere(task, point):
     assert firsts == set(range(len(vectors) - 1))
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_a_silent_pair_in_a_sequence_it_fills(length):
+    sequences = heard(Copy(bits=5), (length,), "silent_pair")
+    assert all(map(is_silent, itertools.chain(*sequences)))
+
+
 def test_the_shortest_sequence_has_every_kind():
     for kind in KINDS:
         assert sample_at(Copy(), EVALUATION, 3, (1,), kind).inputs.shape == (3, 3, 9)
@@ -172,8 +178,22 @@ class TestRecall:
             assert query in sharing
             assert any(item[2] == [1 - bit for bit in query[2]] for item in sharing)
 
+    def test_any_two_items_may_share_their_start(self):
+        """By their distance in order, each sequence for itself."""
+        inputs, _, _ = sample_at(AssociativeRecall(bits=20), EVALUATION, 300, (4,), "shared_start")
+        starts = np.stack([inputs[4 * k + 1 : 4 * k + 3, :, :20].numpy() for k in range(4)])
+        pairs = [
+            (one, other)
+            for b in range(300)
+            for one, other in itertools.combinations(range(4), 2)
+            if (starts[one, :, b] == starts[other, :, b]).all()
+        ]
+        assert len(pairs) == 300
+        assert {*pairs} == {*itertools.combinations(range(4), 2)}
+
     def test_one_vector_has_no_start_to_share(self):
         assert "shared_start" not in AssociativeRecall(vectors=1).kinds
+        assert "shared_start" in AssociativeRecall(vectors=2).kinds
 
     def test_more_items_than_can_be_told_apart_are_refused(self):
         task = AssociativeRecall(bits=1, vectors=1)

@@ -89,6 +89,15 @@ def test_priorities_are_uniform():
         assert abs(inside - 10000 / 3) < 5 * (10000 * 2 / 9) ** 0.5
 
 
+@pytest.mark.parametrize("kind", ["drawn", "tied", "sorted"])
+def test_no_two_priorities_are_equal_however_many(kind):
+    """Of 6,001 in single precision some are at first, in about every second sequence."""
+    batch = PrioritySort(1).draw(np.random.default_rng(0), 8, (6001,), kind)
+    for priorities in batch.inputs[:6001, :, 1].numpy().T:
+        assert (np.diff(np.sort(priorities)) > 0).all()
+        assert kind != "sorted" or (np.diff(priorities) < 0).all()
+
+
 def test_the_ends_of_the_range_are_drawn_and_nothing_beyond():
     task, rng = PrioritySort(1), np.random.default_rng(0)
     drawn = [check_row(task.sample(rng, 1, ((2, 6),)), 0, 1) for _ in range(200)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 from types import SimpleNamespace
 from typing import get_origin
 
@@ -25,6 +27,7 @@ from ntm.tasks.sampling import (
     VALIDATION,
     fixed_set,
     places_at,
+    rows,
     sample,
     sample_at,
 )
@@ -88,6 +91,55 @@ def test_the_same_batch_for_the_same_seed_split_index_and_ranges(task):
     others = [(TRAINING, 8, 3), (VALIDATION, 7, 3), (TRAINING, 7, 4)]
     for split, index, seed in others:
         assert not same_shape_and_bits(first, sample(task, split, index, 4, task.ranges, seed=seed))
+
+
+DIGESTS = {
+    "copy": "a372dc88ec076ddb",
+    "copy, mixed": "a77914caa43bcef3",
+    "repeat_copy": "4f01e6b723ec6ffc",
+    "associative_recall": "9a979d06424cae2e",
+    "dynamic_ngrams": "9d9728fa7a956857",
+    "priority_sort": "f51be4ef7c5b79c9",
+}
+
+
+@each
+def test_sequences_are_those_that_results_were_published_with(task):
+    """Of training and, of every kind, of the closing evaluation."""
+    drawn = [sample(task, TRAINING, k, 5, task.ranges, seed=200) for k in range(3)]
+    drawn += [sample_at(task, EVALUATION, 20, task.points()[-1], kind) for kind in task.kinds]
+    digest = hashlib.sha256()
+    for part in itertools.chain(*drawn):
+        digest.update(part.numpy().tobytes())
+    (name,) = (name for name, one in SMALL.items() if one is task)
+    assert digest.hexdigest()[:16] == DIGESTS[name]
+
+
+def test_memory_is_aligned_wherever_it_was_drawn():
+    class Anywhere(Copy):
+        def draw(self, rng, batch_size, point, kind="drawn"):
+            batch = super().draw(rng, batch_size, point, kind)
+            shifted = [torch.zeros(1 + part.numel())[1:].view(part.shape) for part in batch]
+            assert all(part.data_ptr() % 64 for part in shifted)
+            return Batch(*(to.copy_(part) for to, part in zip(shifted, batch, strict=True)))
+
+    batch = sample(Anywhere(), TRAINING, 0, 3, Copy().ranges)
+    assert same(batch, sample(Copy(), TRAINING, 0, 3, Copy().ranges))
+    assert [part.data_ptr() % 64 for part in batch] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_processes_deal_a_batch_out(world_size):
+    batch = sample(SMALL["copy"], TRAINING, 0, 6, ((4, 4),))
+    for rank in range(world_size):
+        for whole, part in zip(batch, rows(batch, rank, world_size), strict=True):
+            mine = [whole[:, row] for row in range(6) if row % world_size == rank]
+            assert part.equal(torch.stack(mine, dim=1))
+
+
+def test_lengths_apart_are_all_of_the_kind():
+    batch = sample(SMALL["copy, mixed"], TRAINING, 0, 20, ((1, 6),), kind="ones")
+    assert batch.targets.equal(batch.mask[..., None].expand_as(batch.targets))
 
 
 def same_shape_and_bits(one: Batch, other: Batch) -> bool:
@@ -225,6 +277,8 @@ def test_every_free_bit_has_its_places(name):
             values = part[:, 0].numpy()
             held = where >= 0
             assert np.array_equal(values[held], places.bits[where[held]])
+            assert set(where[~held]) <= {-1}
+        assert places.bits.dtype.kind == "i"
         # A machine can know the answer to what it heard, and to nothing else.
         said, heard = (set(where[where >= 0]) for where in (places.targets, places.inputs))
         assert said - heard <= ({len(places.bits) - 1} if name == "dynamic_ngrams" else set())
@@ -242,6 +296,13 @@ class TestTasksOfOnesOwn:
 
         places = places_at(Elsewhere(bits=2), EVALUATION, (2,))
         assert places is None or not (places.inputs[:2] >= 0).any()
+
+    def test_a_task_that_asks_for_no_vectors_has_no_places(self):
+        class Blank(Copy):
+            def draw(self, rng, batch_size, point, kind="drawn"):
+                return Batch(torch.zeros(5, 1, 3), torch.zeros(5, 1, 2), torch.zeros(5, 1))
+
+        assert places_at(Blank(bits=2), EVALUATION, (2,)) is None
 
     def test_how_it_is_drawn_depends_on_bits(self):
         class Sorted(Copy):

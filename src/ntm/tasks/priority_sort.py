@@ -90,7 +90,7 @@ class PrioritySort(Task):
         inputs[:items, :, :bits] = vectors
         inputs[:items, :, bits] = priorities
         inputs[items:begin, :, -1] = 1
-        highest = np.argsort(-priorities, axis=0, kind="stable")[:answers]
+        highest = np.argsort(-priorities, axis=0)[:answers]
         targets[begin:] = vectors[highest, np.arange(batch_size)]
         mask[begin:] = 1
         return as_batch(inputs, targets, mask)
