@@ -103,6 +103,12 @@ def test_the_latest_of_many_locks_counts_as_a_number(tmp_path):
         assert files(tmp_path) == [".lock.11"]
 
 
+def test_a_lock_that_goes_while_it_is_looked_at_hides_no_other(tmp_path):
+    put(tmp_path).rename(tmp_path / ".lock.2")
+    (tmp_path / ".lock.1").symlink_to(tmp_path / "gone")
+    assert "is held by process 7 on elsewhere" in holder_of(tmp_path)
+
+
 def test_a_folder_that_is_gone_is_named(tmp_path):
     with Lock(tmp_path / "run") as lock:
         shutil.rmtree(tmp_path / "run")
