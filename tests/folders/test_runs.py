@@ -102,6 +102,10 @@ class TestRows:
                 ["2", "0.25", ""],
             ]
         assert read_rows(path) == [{k: str(v) for k, v in row.items()} for row in self.ROWS]
+        one_by_one = path.read_bytes()
+        assert b"\r" not in one_by_one  # ends of lines as on any system
+        write_rows(path, list(self.ROWS))
+        assert path.read_bytes() == one_by_one
 
     @pytest.mark.parametrize("cut", [1, 2, 5])
     def test_a_last_line_cut_short_is_left_out(self, tmp_path, cut):
@@ -287,6 +291,8 @@ class TestRefuse:
     def test_a_place_that_is_free(self, folder):
         folder.refuse_if_other(CONFIG)
         folder.path.mkdir()
+        folder.refuse_if_other(CONFIG)
+        (folder.path / "config.yaml.part").touch()  # all that a killed run had begun
         folder.refuse_if_other(CONFIG)
 
     def test_the_same_configuration(self, begun):
@@ -601,6 +607,12 @@ class TestStanding:
         assert folder.standing(self.CONFIG) == runs.SKIP
         again = OmegaConf.merge(self.CONFIG, {"overwrite": True})
         assert folder.standing(again) == runs.OVER
+
+    @pytest.mark.parametrize("name", ["last", "best", "seq_200"])
+    def test_any_checkpoint_is_one_to_go_on_from(self, folder, name):
+        folder.begin(self.CONFIG, resume=False)
+        (folder.checkpoints / f"{name}.ckpt").touch()
+        assert folder.standing(self.CONFIG) == runs.RESUME
 
     def test_refuses_another_configuration(self, folder):
         folder.begin(self.CONFIG, resume=False)
