@@ -7,9 +7,10 @@ scripts/soak.sh [pytest argument ...]
 Runs the tests marked soak: the same command twice and with worker processes, on every task; twenty
 stops at random moments by each of four signals, ten kills of a sweep; alone, in a sweep and side by
 side; five million time steps in the memory of the first; length 10,000 in 2 GB; a thousand runs
-compared; sixty configurations, drawn; every combination of choices; the fused engine's grid at 150,
-and without a cache or a helper; training with engine=compiled. An hour on two cores. Arguments go
-to pytest:
+compared, and their page opened where Playwright is installed; every wrong command in five seconds;
+sixty configurations, drawn; every combination of choices; the fused engine's grid at 150, and
+without a cache or a helper; training with engine=compiled. Half an hour on two cores, or a quarter
+with -n 2. Arguments go to pytest:
 
   scripts/soak.sh -k stops
 

@@ -44,6 +44,31 @@ def test_lstm_equals_torch(layers):
     torch.testing.assert_close((ours, end), (theirs, expected_end))
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's own, under vmap
+@pytest.mark.parametrize("layers", [1, 2])
+def test_lstm_is_the_same_under_a_transform(layers):
+    """Where torch's own cell, which it is otherwise, cannot be."""
+    controller = LSTMController(WIDTH, H, layers).double()
+    inputs = torch.randn(B, WIDTH).double()
+    start = (torch.randn(layers, B, H).double(), torch.randn(layers, B, H).double())
+
+    def one(x, hidden, cell):
+        output, state = controller(x.unsqueeze(0), (hidden.unsqueeze(1), cell.unsqueeze(1)))
+        return output[0], (state[0][:, 0], state[1][:, 0])
+
+    apart = torch.func.vmap(one, in_dims=(0, 1, 1), out_dims=(0, (1, 1)))(inputs, *start)
+    torch.testing.assert_close(apart, controller(inputs, start))
+
+
+def test_a_hook_is_called_under_a_transform():
+    controller = LSTMController(WIDTH, H)
+    called = []
+    controller.layers[0].register_forward_hook(lambda *_: called.append(True))
+    start = controller.initial_state(B)
+    torch.func.grad(lambda x: controller(x, start)[0].sum())(torch.randn(B, WIDTH))
+    assert called == [True]
+
+
 def test_lstm_layers_hand_on_what_comes_in():
     """How far outputs for random bits differ: by torch's own start a seventh is left a layer."""
 

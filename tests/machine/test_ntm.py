@@ -422,8 +422,13 @@ LEARNED = {
 def test_a_learned_start_is_that_of_the_moment(learned, engine):
     net = NTM(IN, OUT, N, M, engine=engine, **LEARNED[learned])
     inputs = random_inputs(dtype=torch.float32)
+    with torch.no_grad():
+        net(inputs)
     for _ in range(2):
+        net.zero_grad()
         net(inputs)[0].sum().backward()
+        for name, parameter in net.named_parameters():
+            assert "initial" not in name or parameter.grad.abs().sum() > 0
         with torch.no_grad():
             for parameter in net.parameters():
                 parameter.add_(0.1)
@@ -1011,6 +1016,10 @@ def test_by_default_it_is_the_machine_of_the_paper():
     assert (net.memory_size, net.batch_first, net.engine, net.segment) == (128, False, "auto", None)
     assert (net.input_size, net.output_size) == (9, 8)
     assert type(net.controller) is LSTMController
+
+
+def test_a_segment_is_as_long_as_asked_for():
+    assert NTM(IN, OUT, N, M, segment=3).segment == 3
 
 
 def test_heads_start_evenly_and_larger_than_linear_layers_do():

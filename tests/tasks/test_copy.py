@@ -153,3 +153,7 @@ def test_bits_are_fair_and_independent():
 def test_refuses_by_name(arguments, name):
     with pytest.raises(ValueError, match=rf"^{name} "):
         Copy(**arguments)
+
+
+def test_chance_is_a_bit_for_each_bit():
+    assert Copy(bits=3).chance((5,)) == 15
