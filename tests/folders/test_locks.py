@@ -220,6 +220,20 @@ def test_a_dead_process_is_succeeded_at_once(tmp_path, other, buried):
     assert files(tmp_path) == []
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_a_process_may_have_any_name(tmp_path):
+    """It stands in brackets among what the system says of it."""
+    program = tmp_path / "a) Z 1 (b"
+    shutil.copy(shutil.which("sleep"), program)
+    with subprocess.Popen([program, "60"]) as process:
+        try:
+            started = process_started(process.pid)
+            assert started is not None
+            assert int(started) >= int(process_started(os.getpid()))
+        finally:
+            process.kill()
+
+
 def test_a_process_number_that_was_given_again_is_not_the_holder(tmp_path):
     with Lock(tmp_path):
         content = json.loads((tmp_path / ".lock.1").read_text())
@@ -385,6 +399,18 @@ def test_where_there_are_no_hard_links(tmp_path, monkeypatch):
         with pytest.raises(Held), Lock(tmp_path):
             pass
     assert files(tmp_path) == []
+
+
+def test_without_hard_links_a_name_is_given_once(tmp_path, monkeypatch):
+    def link(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    for name in ("first", "second"):
+        (tmp_path / name).write_text(name)
+    assert locks._publish(tmp_path / "first", tmp_path / ".lock.1")
+    assert not locks._publish(tmp_path / "second", tmp_path / ".lock.1")
+    assert (tmp_path / ".lock.1").read_text() == "first"
 
 
 def test_a_link_that_was_made_and_whose_answer_was_lost(tmp_path, monkeypatch):

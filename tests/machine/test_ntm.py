@@ -447,6 +447,20 @@ def test_a_replaced_part_starts_as_it_does(engine):
 
 
 @pytest.mark.parametrize("engine", ["reference", "fused"])
+def test_a_learned_start_that_is_replaced_is_taken(engine):
+    learned = {"initial_reads": "learned", **LEARNED["controller"]}
+    for parts in (learned, {"initial_reads": "learned"}, LEARNED["controller"]):
+        net = NTM(IN, OUT, N, M, engine=engine, **parts)
+        inputs = random_inputs(dtype=torch.float32)
+        net(inputs)
+        if net.initial_reads is not None:
+            net.initial_reads = torch.nn.Parameter(torch.ones(1, M))
+        if net.controller.initial_hidden is not None:
+            net.controller.initial_hidden = torch.nn.Parameter(torch.ones(1, H))
+        assert_same_run(net(inputs), net(inputs, net.initial_state(B)), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("engine", ["reference", "fused"])
 def test_a_start_made_without_data_does_not_outlive_its_mode(engine):
     net = NTM(IN, OUT, N, M, engine=engine)
     inputs = random_inputs(dtype=torch.float32)
