@@ -96,7 +96,14 @@ def pages(places: list[Path]) -> list[Path]:
 
 def main() -> None:
     """Check what is given, or all there is."""
-    given = pages([Path(name) for name in sys.argv[1:]] or list(USUAL))
+    places = [Path(name) for name in sys.argv[1:]] or list(USUAL)
+    for place in places:
+        if not place.exists():
+            print(
+                f"{place} is not there; CONTRIBUTING.md says how to build the site", file=sys.stderr
+            )
+            sys.exit(2)
+    given = pages(places)
     wrong = [line for path in given for line in broken(path)]
     print("\n".join(wrong) or f"every link of {len(given)} pages is good")
     sys.exit(1 if wrong else 0)

@@ -130,6 +130,12 @@ def test_every_link_is_good(site):
     assert status == 0, said
 
 
+def test_a_place_that_is_not_there_is_one_line(tmp_path):
+    status, said = check_links(tmp_path / "html")
+    assert (status, said.count("\n")) == (2, 1)
+    assert said.startswith(f"{tmp_path / 'html'} is not there")
+
+
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "docs/recipe.md"])
 @pytest.mark.parametrize("target", ["nowhere.md", "#nowhere", "{docs}scaling.md#nowhere"])
 def test_a_broken_link_in_markdown_is_found(tmp_path, page, target):
