@@ -164,12 +164,17 @@ WRONG = {
 }
 
 
+def on_a_small_run(overrides: list[str]) -> list[str]:
+    """After those of a small run; a sweep's -m comes first."""
+    sweep = overrides[:1] if overrides[0] == "-m" else []
+    return [*sweep, *SMALL[2:], *overrides[len(sweep) :]]
+
+
 @pytest.mark.parametrize(("overrides", "words"), WRONG.values(), ids=WRONG)
 def test_wrong_training_is_one_line_and_writes_nothing(
     overrides, words, run_command, tmp_path, capsys
 ):
-    sweep = overrides[:1] if overrides[0] == "-m" else []
-    assert run_command("run_train", *sweep, *SMALL[2:], *overrides[len(sweep) :]) == 2
+    assert run_command("run_train", *on_a_small_run(overrides)) == 2
     line = capsys.readouterr().err
     assert line.count("\n") == 1
     assert "Traceback" not in line
@@ -526,9 +531,7 @@ def test_what_is_wrong_is_one_line_and_status_2(given, told, monkeypatch, tmp_pa
 def test_every_wrong_command_ends_in_five_seconds(trained, tmp_path):
     """Each in a process of its own, from its start to its end."""
     commands = [("run_train", [*SMALL, *given]) for given, _ in WRONG_COMMANDS]
-    for given, _ in WRONG.values():
-        sweep = given[:1] if given[0] == "-m" else []
-        commands.append(("run_train", [*sweep, *SMALL[2:], *given[len(sweep) :]]))
+    commands += [("run_train", on_a_small_run(given)) for given, _ in WRONG.values()]
     for given, _ in WRONG_EVALUATIONS.values():
         commands.append(("run_eval", [one.replace("RUN", str(trained)) for one in given]))
     took = {}

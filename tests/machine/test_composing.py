@@ -259,11 +259,13 @@ def adapted(part: nn.Module) -> nn.Module:
     return Adapted(part, part.in_features, part.out_features)
 
 
-def hooked(part: nn.Module) -> nn.Module:
-    def double(_, __, made):
-        return (2 * made[0], made[1]) if isinstance(made, tuple) else 2 * made
+def doubled(made: Tensor | tuple[Tensor, Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+    """Twice what a layer gives; of an LSTM's cell, its output."""
+    return (2 * made[0], made[1]) if isinstance(made, tuple) else 2 * made
 
-    part.register_forward_hook(double)
+
+def hooked(part: nn.Module) -> nn.Module:
+    part.register_forward_hook(lambda _, __, made: doubled(made))
     return part
 
 
@@ -274,13 +276,7 @@ def parametrised(part: nn.Module) -> nn.Module:
 
 def patched(part: nn.Module) -> nn.Module:
     original = type(part).forward
-    lstm = isinstance(part, nn.LSTMCell)
-
-    def forward(*arguments):
-        made = original(part, *arguments)
-        return (2 * made[0], made[1]) if lstm else 2 * made
-
-    part.forward = forward
+    part.forward = lambda *arguments: doubled(original(part, *arguments))
     return part
 
 
@@ -290,8 +286,7 @@ def other_call(part: nn.Module) -> nn.Module:
 
     class Called(base):
         def __call__(self, *arguments):
-            made = super().__call__(*arguments)
-            return (2 * made[0], made[1]) if isinstance(made, tuple) else 2 * made
+            return doubled(super().__call__(*arguments))
 
     part.__class__ = Called
     return part
@@ -300,12 +295,7 @@ def other_call(part: nn.Module) -> nn.Module:
 def inner_call(part: nn.Module) -> nn.Module:
     """What `__call__` hands on to is another."""
     original = part._call_impl
-
-    def call(*arguments):
-        made = original(*arguments)
-        return (2 * made[0], made[1]) if isinstance(made, tuple) else 2 * made
-
-    part._call_impl = call
+    part._call_impl = lambda *arguments: doubled(original(*arguments))
     return part
 
 
