@@ -1,11 +1,15 @@
 """The run folder: written whole or not at all, and nothing in it twice."""
 
 import csv
+import errno
+import fcntl
 import io
 import json
 import os
 import re
 import struct
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -417,6 +421,29 @@ class TestResult:
             "seed": 0,
             "reason": None,
         }
+
+    def test_of_several_failures_at_once_one_reason_stands(self, begun):
+        together = threading.Barrier(8)
+
+        def fail(number: int) -> str:
+            together.wait()
+            return begun.write_failure(f"reason {number}")
+
+        with ThreadPoolExecutor(8) as pool:
+            for _ in range(20):
+                begun.write_result(status="running", reason=None)
+                (stands,) = set(pool.map(fail, range(8)))
+                assert begun.read_result() == {"status": "failed", "reason": stands}
+
+    def test_where_nothing_can_be_held_a_failure_is_written_all_the_same(self, begun, monkeypatch):
+        def refuse(*_):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+        begun.write_result(status="running")
+        assert begun.write_failure("first") == "first"
+        assert begun.write_failure("second", seconds=2.0) == "first"
+        assert begun.read_result() == {"status": "failed", "reason": "first", "seconds": 2.0}
 
     def test_people_can_read_it(self, begun):
         begun.write_result(status="running", seed=0)

@@ -23,7 +23,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,17 @@ class RunFolder:
         text = json.dumps(self.read_result() | values, indent=2) + "\n"
         write_whole(self.result, text.encode())
 
+    def write_failure(self, reason: str, **values: Any) -> str:
+        """Write that the run failed, and change other entries; gives the reason that now stands.
+
+        Of several processes of a run that fail, the first one's stands.
+        """
+        with _one_at_a_time(self.config):
+            told = self.read_result()
+            stands: str = told["reason"] if told.get("status") == FAILED else reason
+            self.write_result(status=FAILED, reason=stands, **values)
+        return stands
+
     def checkpoint(self, name: str) -> Path:
         """The checkpoint called ``last`` or ``best``.
 
@@ -255,6 +266,17 @@ def _read_mapping(path: Path, read: Callable[[bytes], Any]) -> dict[str, Any]:
             f"{path} is damaged, it holds no names and values; overwrite=true starts the run over"
         )
     return values
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold a file against other processes in this; nothing is held where the system cannot."""
+    with open(path, "r+b") as file:  # network file systems lock what may be written
+        with suppress(ImportError, OSError):
+            import fcntl  # not on Windows
+
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def in_words(metric: str) -> str:

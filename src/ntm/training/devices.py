@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from subprocess import Popen
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from torch import Tensor
 
 from ntm.commands.configuration import ConfigurationError
 
@@ -22,6 +24,32 @@ def in_any(trainer: pl.Trainer, here: bool) -> bool:
     if trainer.world_size == 1:
         return here
     return trainer.strategy.reduce_boolean_decision(here, all=False)
+
+
+def whole(trainer: pl.Trainer, here: Sequence[Tensor]) -> list[Tensor]:
+    """A batch of which each process of a run has some rows, put together; all of them must ask.
+
+    Args:
+        trainer: Of the run.
+        here: Tensors (T, B, …), of this process's rows of the batch (`ntm.tasks.sampling.rows`).
+
+    """
+    processes = trainer.world_size
+    if processes == 1:
+        return list(here)
+    mine = [tensor.cpu() for tensor in here]
+    parts = [trainer.strategy.broadcast(mine, src=rank) for rank in range(processes)]
+    return [interleaved(shares) for shares in zip(*parts, strict=True)]
+
+
+def interleaved(shares: Sequence[Tensor]) -> Tensor:
+    """Rows 0, n, 2n, … of what comes out are those of the first of n tensors, and so on."""
+    first = shares[0]
+    shape = [first.shape[0], sum(share.shape[1] for share in shares), *first.shape[2:]]
+    together = first.new_empty(shape)
+    for rank, share in enumerate(shares):
+        together[:, rank :: len(shares)] = share
+    return together
 
 
 def check_devices(trainer: pl.Trainer, config: DictConfig) -> None:

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ntm.checks import check_at_least
 from ntm.metrics import Counts, SequenceMetrics, count
 from ntm.tasks import Batch
-from ntm.training.devices import in_any
+from ntm.training.devices import in_any, whole
 from ntm.training.optimizers import DECAYS, check_schedule
 
 
@@ -131,9 +131,14 @@ class Learner(pl.LightningModule):
         return str(self.trainer.precision) == "16-mixed"
 
     def _diverged(self, why: str) -> Diverged:
-        """What to raise, which says where it began; keeps what the step can be repeated from."""
+        """What to raise, which says where it began; keeps what the step can be repeated from.
+
+        All processes of a run come here at the same step, and to the same.
+        """
         assert self._at_hand is not None
         batch, batch_idx, drawn, logits = self._at_hand
+        *parts, logits = whole(self.trainer, [*batch, logits])
+        batch = Batch(*parts)
         first = first_not_finite(
             [
                 *batch._asdict().items(),
@@ -159,11 +164,10 @@ class Learner(pl.LightningModule):
         return Diverged(f"{why}, at step {self.trainer.global_step}{where}")
 
     def _number_of(self, batch_idx: int, row: int) -> int:
-        """That of a sequence of a batch in this process, counted from 1 over the whole run."""
-        trainer = self.trainer
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        batches = trainer.current_epoch * data.batches_per_epoch + batch_idx
-        return batches * data.batch_size + row * trainer.world_size + trainer.global_rank + 1
+        """That of a sequence of a whole batch, counted from 1 over the whole run."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        batches = self.trainer.current_epoch * data.batches_per_epoch + batch_idx
+        return batches * data.batch_size + row + 1
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Any:
         """Count a validation batch; gives what was counted, for whoever counts differently."""

@@ -31,6 +31,7 @@ from ntm.machine import NTM
 from ntm.tasks import Task
 from ntm.tasks.kinds import DRAWN
 from ntm.training.assembly import Run, precision_of, prepare, where_it_stands
+from ntm.training.learner import Diverged
 from ntm.training.loggers import Service
 from ntm.training.record import AtomicCheckpointIO, solved_at
 from ntm.training.signals import Interrupted, terminable, undisturbed
@@ -124,16 +125,13 @@ def _train(run: Run, services: Sequence[Service]) -> dict[str, Any]:
                 ) from error
             if run.learner.snapshot is not None:
                 _keep_snapshot(run)
-            told, reason = folder.read_result(), _reason(error)
-            elsewhere = told["status"] == runs.FAILED and told["reason"] != reason
+            told = reason = _reason(error)
             with suppress(OSError):  # a full disk must not hide the reason
-                if not elsewhere:
-                    seconds = round(run.record.seconds, 1)
-                    folder.write_result(status=runs.FAILED, reason=reason, seconds=seconds)
+                told = folder.write_failure(reason, seconds=round(run.record.seconds, 1))
                 with open(folder.log, "a") as file:
                     traceback.print_exc(file=file)
-            if elsewhere:
-                raise RuntimeError(f"in another process of the run: {told['reason']}") from error
+            if told != reason:
+                raise RuntimeError(f"in another process of the run: {told}") from error
             raise
     return folder.read_result()
 
@@ -234,16 +232,18 @@ def _follow(run: Run) -> dict[str, Any]:
     try:
         _fit(run)
         _test(run)
-    except (Interrupted, Held):
+    except (Interrupted, Held, Diverged):
         pass  # in all processes after the same step
     except Exception as error:
         # Without a parent the run was killed, and its folder may be another's by now. Where the
         # first process failed it has told why, and what broke here is the connection to it.
-        told = run.folder.read_result().get("status") != runs.RUNNING
-        if told or os.getppid() != parent:
+        told = reason = _reason(error)
+        if run.folder.read_result().get("status") != runs.RUNNING or os.getppid() != parent:
             sys.exit(FAILED)
         with suppress(OSError):
-            run.folder.write_result(status=runs.FAILED, reason=_reason(error))
+            told = run.folder.write_failure(reason)
+        if told != reason:
+            sys.exit(FAILED)
         raise  # all that the first process sees of it is a broken connection
     return {}
 
