@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 import resource
 import signal
+import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -15,7 +18,7 @@ class Faults(pl.Callback):
     """Notes every training that begins in ``<folder>/begun``, and fails as the folder's files say.
 
     fail_<seed>   an exception before the first step
-    stuck         a step that does not end
+    held          no step ends from the interval on that it names (`hold`, `release`)
     disk_full     from the third interval on, no file can become longer than 20,000 bytes
     killed        by itself, after the third validation and before its checkpoint; once
     """
@@ -40,9 +43,32 @@ class Faults(pl.Callback):
             (self.folder / "killed").unlink()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def on_train_batch_start(self, *_: object) -> None:
-        while (self.folder / "stuck").exists():
-            time.sleep(0.1)
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
+        while trainer.current_epoch >= self._held_from():
+            (self.folder / "is_held").touch()
+            time.sleep(0.02)
+
+    def _held_from(self) -> float:
+        with suppress(FileNotFoundError):
+            return float((self.folder / "held").read_text())
+        return math.inf
+
+
+def hold(folder: Path, after: int) -> None:
+    """Keep a run that is to be started from ending a step after so many validations."""
+    (folder / "held").write_text(str(after))
+
+
+def wait_until_held(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Until it has come there; or has ended, for its test to see why."""
+    while process.poll() is None and not (folder / "is_held").exists():
+        time.sleep(0.005)
+
+
+def release(folder: Path) -> None:
+    """Let it go on."""
+    for name in ("held", "is_held"):
+        (folder / name).unlink()
 
 
 def faults(folder: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from faults import faults
+from faults import faults, hold, release, wait_until_held
 from runners import BESIDE, ROOT, SMALL, finish, start
 from written import assert_same_tensors, checkpoint, event_steps, result, rows, untimed
 
@@ -85,8 +85,12 @@ def child_of(process: subprocess.Popen[str]) -> int:
 
 @pytest.mark.slow
 @TOGETHER
-def test_stopped_or_lost_processes_end_together_and_go_on_to_the_same_bits(whole, tmp_path):
+def test_stopped_or_lost_processes_end_together_and_go_on_to_the_same_bits(
+    whole, tmp_path, monkeypatch
+):
     """SIGTERM to one process, Ctrl-C to all, one of them killed: three times in one run."""
+    monkeypatch.setenv("PYTHONPATH", BESIDE)
+    asked = [*UNEVEN, *TWO, faults(tmp_path)]
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
     stops = [
         (2, "interrupted", lambda process: process.terminate()),
@@ -94,16 +98,17 @@ def test_stopped_or_lost_processes_end_together_and_go_on_to_the_same_bits(whole
         (6, "failed", lambda process: os.kill(child_of(process), signal.SIGKILL)),
     ]
     for number, (validations, status, stop) in enumerate(stops):
+        hold(tmp_path, after=validations)
         process = subprocess.Popen(
-            [sys.executable, str(ROOT / "run_train.py"), *UNEVEN, *TWO],
+            [sys.executable, str(ROOT / "run_train.py"), *asked],
             cwd=tmp_path,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
         )
-        while process.poll() is None and len(rows(folder)) < validations:
-            time.sleep(0.005)
+        wait_until_held(tmp_path, process)
         stop(process)
+        release(tmp_path)
         _, err = process.communicate(timeout=300)
         assert process.returncode == {"interrupted": 130, "failed": 1}[status], err
         assert err.count("going on after") == min(number, 1)
@@ -114,7 +119,7 @@ def test_stopped_or_lost_processes_end_together_and_go_on_to_the_same_bits(whole
         else:
             assert "last.ckpt" in last
             assert "Traceback" not in err
-    status, _, err = finish(tmp_path, "run_train", *UNEVEN, *TWO)
+    status, _, err = finish(tmp_path, "run_train", *asked)
     assert status == 0, err
     assert err.count("going on after") == 1
     assert untimed(folder) == untimed(whole)

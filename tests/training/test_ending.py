@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from faults import Faults, faults
+from faults import Faults, faults, hold, release, wait_until_held
 from runners import BESIDE, ROOT, SMALL, finish, start
 from written import assert_same_tensors, checkpoint, result, rows, untimed
 
@@ -129,16 +128,18 @@ def test_a_second_signal_costs_nothing_of_what_a_stopped_run_leaves(
     [False, pytest.param(True, marks=pytest.mark.slow)],
     ids=["heard", "under nohup"],
 )
-def test_a_terminal_that_is_closed_ends_it_as_an_interrupt_does(ignored, tmp_path):
+def test_a_terminal_that_is_closed_ends_it_as_an_interrupt_does(ignored, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", BESIDE)
+    hold(tmp_path, after=1)
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
     try:
-        process = start(tmp_path, "run_train", *SMALL, "sequences=1920")
+        process = start(tmp_path, "run_train", *SMALL, faults(tmp_path))
     finally:
         signal.signal(signal.SIGHUP, before)
-    while process.poll() is None and len(rows(folder)) < 1:
-        time.sleep(0.005)
+    wait_until_held(tmp_path, process)
     process.send_signal(signal.SIGHUP)
+    release(tmp_path)
     _, err = process.communicate(timeout=300)
     assert "Traceback" not in err
     if ignored:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from faults import Faults, faults
-from runners import SMALL, finish, run_here, start
+from faults import Faults, faults, hold, release, wait_until_held
+from runners import BESIDE, SMALL, finish, run_here, start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from written import assert_same_tensors, checkpoint, event_steps, result, rows, untimed, weights
 
@@ -64,20 +64,22 @@ def test_the_default_run_solves_copy_and_leaves_a_complete_folder(tmp_path):
     [pytest.param([], marks=pytest.mark.soak), pytest.param(STAGED, marks=pytest.mark.slow)],
     ids=["none", "staged"],
 )
-def test_a_killed_run_goes_on_to_the_same_bits(curriculum, tmp_path):
-    overrides = [*SMALL, *DROPOUT, *curriculum]
+def test_a_killed_run_goes_on_to_the_same_bits(curriculum, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", BESIDE)
+    overrides = [*SMALL, *DROPOUT, *curriculum, faults(tmp_path)]
     status, _, err = finish(tmp_path, "run_train", *overrides, "name=whole")
     assert status == 0, err
     whole = tmp_path / "outputs" / "whole" / "ntm" / "seed_0"
 
     killed = tmp_path / "outputs" / "killed" / "ntm" / "seed_0"
+    hold(tmp_path, after=2)
     process = start(tmp_path, "run_train", *overrides, "name=killed")
-    while process.poll() is None and len(rows(killed)) < 2:
-        time.sleep(0.005)
+    wait_until_held(tmp_path, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    release(tmp_path)
     assert result(killed)["status"] == "running"
-    assert len(rows(killed)) < len(rows(whole))
+    assert len(rows(killed)) == 2
 
     status, _, err = finish(tmp_path, "run_train", *overrides, "name=killed")
     assert status == 0, err
@@ -237,12 +239,15 @@ def test_a_folder_that_is_removed_meanwhile_ends_the_run_and_stays_away(
     assert not folder.exists()
 
 
-def test_interrupting_says_where_it_goes_on_and_keeps_what_was_written(tmp_path):
+def test_interrupting_says_where_it_goes_on_and_keeps_what_was_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", BESIDE)
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
-    process = start(tmp_path, "run_train", *SMALL)
-    while process.poll() is None and len(rows(folder)) < 1:
-        time.sleep(0.005)
+    asked = [*SMALL, faults(tmp_path)]
+    hold(tmp_path, after=1)
+    process = start(tmp_path, "run_train", *asked)
+    wait_until_held(tmp_path, process)
     process.send_signal(signal.SIGINT)
+    release(tmp_path)
     _, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert "last.ckpt" in err.strip().splitlines()[-1]
@@ -252,7 +257,7 @@ def test_interrupting_says_where_it_goes_on_and_keeps_what_was_written(tmp_path)
     assert came_to["seconds"] >= float(rows(folder)[-1]["seconds"])
     # As if an hour had gone by between the last checkpoint and the interruption.
     (folder / "result.json").write_text(json.dumps(came_to | {"seconds": 3600.0}))
-    status, _, err = finish(tmp_path, "run_train", *SMALL)
+    status, _, err = finish(tmp_path, "run_train", *asked)
     assert status == 0, err
     assert 3601 < result(folder)["seconds"] < 4200
     assert result(folder)["status"] == "finished"

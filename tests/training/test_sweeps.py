@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from faults import faults
+from faults import faults, hold, wait_until_held
 from runners import BESIDE, ROOT, SMALL, finish
 
 from ntm import accelerators
@@ -363,11 +363,10 @@ exec {sys.executable} "$@"
 
 @pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    hold(tmp_path, after=1)
     process = begin(tmp_path, *LONG, faults(tmp_path), SEEDS="0", JOBS="1")
-    wait_for(run_folder(tmp_path, 0).last.is_file)
+    wait_until_held(tmp_path, process)
     (run,) = runs_of(process.pid)
-    (tmp_path / "stuck").touch()
-    time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
     time.sleep(2)
     assert process.poll() is None
