@@ -10,14 +10,18 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
+import torch
+
+from ntm.tasks import Batch, Copy
 
 
 class Faults(pl.Callback):
     """Notes every training that begins in ``<folder>/begun``, and fails as the folder's files say.
 
-    fail_<seed>   an exception before the first step
+    fail_<seed>   an exception before the first step, in the process whose rank it names or in all
     held          no step ends from the interval on that it names (`hold`, `release`)
     disk_full     from the third interval on, no file can become longer than 20,000 bytes
     killed        by itself, after the third validation and before its checkpoint; once
@@ -30,7 +34,8 @@ class Faults(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         with open(self.folder / "begun", "a") as file:
             file.write(f"{self.seed}\n")
-        if (self.folder / f"fail_{self.seed}").exists():
+        fails = self.folder / f"fail_{self.seed}"
+        if fails.exists() and fails.read_text() in ("", str(trainer.global_rank)):
             raise RuntimeError("no luck today")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -52,6 +57,20 @@ class Faults(pl.Callback):
         with suppress(FileNotFoundError):
             return float((self.folder / "held").read_text())
         return math.inf
+
+
+class Spoilt(Copy):
+    """Draws a number that is none into a row of every training batch."""
+
+    def __init__(self, row: int, **of_copy: Any) -> None:
+        super().__init__(**of_copy)
+        self.row = row
+
+    def draw(self, rng: Any, batch_size: int, point: Any, kind: str = "drawn") -> Batch:
+        batch = super().draw(rng, batch_size, point, kind)
+        if batch_size < 32:  # not in the fixed sets
+            batch.inputs[0, self.row, 0] = torch.nan
+        return batch
 
 
 def hold(folder: Path, after: int) -> None:

@@ -26,6 +26,7 @@ from ntm.tasks.sampling import (
     TRAINING,
     VALIDATION,
     fixed_set,
+    joined,
     places_at,
     rows,
     sample,
@@ -135,6 +136,15 @@ def test_processes_deal_a_batch_out(world_size):
         for whole, part in zip(batch, rows(batch, rank, world_size), strict=True):
             mine = [whole[:, row] for row in range(6) if row % world_size == rank]
             assert part.equal(torch.stack(mine, dim=1))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_what_is_dealt_out_can_be_joined_again(world_size):
+    """Also where some have a row more than others."""
+    batch = sample(SMALL["copy"], TRAINING, 0, 7, ((4, 4),))
+    dealt = [rows(batch, rank, world_size) for rank in range(world_size)]
+    for whole, *shares in zip(batch, *dealt, strict=True):
+        assert joined(shares).equal(whole)
 
 
 def test_lengths_apart_are_all_of_the_kind():

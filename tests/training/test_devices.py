@@ -10,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from faults import faults, hold, release, wait_until_held
@@ -18,9 +17,6 @@ from runners import BESIDE, ROOT, SMALL, finish, start
 from written import assert_same_tensors, checkpoint, event_steps, result, rows, untimed
 
 from ntm.folders.locks import Lock
-from ntm.tasks import Copy
-from ntm.tasks.sampling import rows as rows_of
-from ntm.training.devices import interleaved
 
 TWO = ["trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy=ddp"]
 # Rows of unequal number and length: each process has other target bits than its neighbour.
@@ -197,21 +193,11 @@ def test_what_the_first_process_says_is_not_covered_by_the_others(tmp_path, monk
     assert came_to["reason"] in err.strip().splitlines()[-1]
 
 
-class Spoilt(Copy):
-    """Draws a number that is none into the second sequence of a batch, which the second trains."""
-
-    def draw(self, rng, batch_size, point, kind="drawn"):
-        batch = super().draw(rng, batch_size, point, kind)
-        if batch_size == 15:  # not in the fixed sets
-            batch.inputs[0, 1, 0] = torch.nan
-        return batch
-
-
 HOT = ["optimizer.lr=1e30", "optimizer.clip_norm=null", "optimizer.clip_factor=null"]
 DIVERGES = {
     "in all processes": (HOT, "logits, in sequence 16"),
     "in another than the first": (
-        ["task._target_=test_devices.Spoilt", "task.mixed_lengths=false"],
+        ["task._target_=faults.Spoilt", "+task.row=1", "task.mixed_lengths=false"],
         "inputs, in sequence 2",
     ),
 }
@@ -222,7 +208,7 @@ DIVERGES = {
 def test_numbers_that_go_wrong_are_told_once_and_kept(
     overrides, where, tmp_path, monkeypatch, run_command, capfd
 ):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), BESIDE]))
+    monkeypatch.setenv("PYTHONPATH", BESIDE)
     status, _, err = finish(tmp_path, "run_train", *UNEVEN, *TWO, *overrides)
     assert status == 1, err
     folder = tmp_path / "outputs" / "copy" / "ntm" / "seed_0"
@@ -234,16 +220,19 @@ def test_numbers_that_go_wrong_are_told_once_and_kept(
     assert err.count(came_to["reason"]) == 1, err
     kept = torch.load(folder / "checkpoints" / "diverged.ckpt", weights_only=True)
     assert kept["batch"]["inputs"].shape[1] == 15
-    assert run_command("run_train", f"replay={folder}", "allow=[test_devices.Spoilt]") == 0
+    assert run_command("run_train", f"replay={folder}", "allow=[faults.Spoilt]") == 0
     assert "Not finite in double precision either" in capfd.readouterr().out
 
 
-@pytest.mark.parametrize("processes", [1, 2, 3, 15])
-def test_shares_of_a_batch_are_put_together_as_they_were_drawn(processes):
-    batch = Copy(bits=3, min_length=4, max_length=4).draw(np.random.default_rng(0), 15, (4,))
-    shares = [rows_of(batch, rank, processes) for rank in range(processes)]
-    for whole, *parts in zip(batch, *shares, strict=True):
-        assert torch.equal(interleaved(parts), whole)
+@pytest.mark.slow
+def test_why_another_process_failed_is_told_by_the_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", BESIDE)
+    (tmp_path / "fail_0").write_text("1")
+    status, _, err = finish(tmp_path, "run_train", *UNEVEN, *TWO, faults(tmp_path))
+    assert status == 1, err
+    why = "RuntimeError: no luck today"
+    assert result(tmp_path / "outputs" / "copy" / "ntm" / "seed_0")["reason"] == why
+    assert err.strip().splitlines()[-1].endswith(f"in another process of the run: {why}")
 
 
 WRONG = {

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
+from faults import Spoilt
 from runners import SMALL
 from torch import Tensor, nn
 from written import assert_same_tensors, checkpoint, event_steps, result, rows, untimed
@@ -256,19 +257,9 @@ def test_logits_that_are_not_finite_say_in_which_sequence(step, row):
         fit(made, sequences=32)
 
 
-class Spoilt(Copy):
-    """Draws a number that is none into one sequence."""
-
-    def draw(self, rng, batch_size, point, kind="drawn"):
-        batch = super().draw(rng, batch_size, point, kind)
-        if batch_size == 4:  # not in the fixed sets
-            batch.inputs[0, 2, 0] = torch.nan
-        return batch
-
-
 def test_inputs_that_are_not_finite_are_told_from_what_follows():
     made = learner()
-    module = SequenceData(Spoilt(bits=2, min_length=1, max_length=3), 0, 4, 32, 32)
+    module = SequenceData(Spoilt(row=2, bits=2, min_length=1, max_length=3), 0, 4, 32, 32)
     trainer = pl.Trainer(
         max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, accelerator="cpu", num_sanity_val_steps=0,

@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from ntm.tasks.kinds import DRAWN, Shape
 from ntm.tasks.task import Batch, Point, Ranges, Task
@@ -103,3 +105,13 @@ def fixed_set(task: Task, split: int, at_least: int) -> list[Batch]:
 def rows(batch: Batch, rank: int, world_size: int) -> Batch:
     """Rows rank, rank + world_size, … of a batch."""
     return batch if world_size == 1 else Batch(*(part[:, rank::world_size] for part in batch))
+
+
+def joined(shares: Sequence[Tensor]) -> Tensor:
+    """A part of a batch, (T, B, …), from what `rows` gives each of its ranks, in their order."""
+    first = shares[0]
+    shape = [first.shape[0], sum(share.shape[1] for share in shares), *first.shape[2:]]
+    whole = first.new_empty(shape)
+    for rank, share in enumerate(shares):
+        whole[:, rank :: len(shares)] = share
+    return whole

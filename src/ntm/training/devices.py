@@ -14,6 +14,7 @@ from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
 from torch import Tensor
 
 from ntm.commands.configuration import ConfigurationError
+from ntm.tasks.sampling import joined
 
 SECONDS_TO_TELL = 15
 """What the first process of a run is given to notice, write and say that another has died."""
@@ -26,12 +27,12 @@ def in_any(trainer: pl.Trainer, here: bool) -> bool:
     return trainer.strategy.reduce_boolean_decision(here, all=False)
 
 
-def whole(trainer: pl.Trainer, here: Sequence[Tensor]) -> list[Tensor]:
+def whole_batch(trainer: pl.Trainer, here: Sequence[Tensor]) -> list[Tensor]:
     """A batch of which each process of a run has some rows, put together; all of them must ask.
 
     Args:
         trainer: Of the run.
-        here: Tensors (T, B, …), of this process's rows of the batch (`ntm.tasks.sampling.rows`).
+        here: Tensors (T, B, …), of this process's rows of the batch.
 
     """
     processes = trainer.world_size
@@ -39,17 +40,7 @@ def whole(trainer: pl.Trainer, here: Sequence[Tensor]) -> list[Tensor]:
         return list(here)
     mine = [tensor.cpu() for tensor in here]
     parts = [trainer.strategy.broadcast(mine, src=rank) for rank in range(processes)]
-    return [interleaved(shares) for shares in zip(*parts, strict=True)]
-
-
-def interleaved(shares: Sequence[Tensor]) -> Tensor:
-    """Rows 0, n, 2n, … of what comes out are those of the first of n tensors, and so on."""
-    first = shares[0]
-    shape = [first.shape[0], sum(share.shape[1] for share in shares), *first.shape[2:]]
-    together = first.new_empty(shape)
-    for rank, share in enumerate(shares):
-        together[:, rank :: len(shares)] = share
-    return together
+    return [joined(shares) for shares in zip(*parts, strict=True)]
 
 
 def check_devices(trainer: pl.Trainer, config: DictConfig) -> None:

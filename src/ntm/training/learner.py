@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from ntm.checks import check_at_least
 from ntm.metrics import Counts, SequenceMetrics, count
 from ntm.tasks import Batch
-from ntm.training.devices import in_any, whole
+from ntm.training.devices import in_any, whole_batch
 from ntm.training.optimizers import DECAYS, check_schedule
 
 
@@ -137,7 +137,7 @@ class Learner(pl.LightningModule):
         """
         assert self._at_hand is not None
         batch, batch_idx, drawn, logits = self._at_hand
-        *parts, logits = whole(self.trainer, [*batch, logits])
+        *parts, logits = whole_batch(self.trainer, [*batch, logits])
         batch = Batch(*parts)
         first = first_not_finite(
             [
